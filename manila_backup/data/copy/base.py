@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of the copy engine: trees in, trees out, everything relative to directory fds.
+
+Both trees may be changed by hostile tenants while the engine works as root. So: every access is
+relative to a directory fd, one component at a time, with O_NOFOLLOW; only regular files are opened
+for reading, with O_NONBLOCK and fstat after open; mounts inside a tree are not entered (by mount
+id, so bind mounts neither); special files are made by mknod and never opened.
+
+The engine knows no SQL, HTTP, configuration or logging; progress and cancellation are handed in.
+Every sentence of this contract has a test under ``tests/data/copy/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from manila_backup.types import Counters
+
+IGNORED_NAMES = frozenset({b"lost+found", b".snapshot", b".zfs"})
+"""Names in a share's root that belong to the file server: neither copied nor deleted. Names that
+start with ``.nfs`` (files open on an NFS client while removed) are treated so at every level."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOptions:
+    """What to keep and what to do with what is in the way.
+
+    ``delete`` removes from the target what the source lacks (exact copy). ``plain_target`` leaves
+    out what must not appear in a browsable store: setuid and setgid bits, and special files.
+    ``read_ahead_bytes`` bounds how much content is held per file in work.
+    """
+
+    delete: bool = False
+    plain_target: bool = False
+    read_ahead_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyResult:
+    """Final counters and, printable and at most 100 each, the paths behind them.
+
+    ``changed`` differ from the source because it changed during the copy; ``skipped`` vanished or
+    were refused (swapped for something else while looked at); ``losses`` are "path: what".
+    ``logical_bytes`` is the sum of the sizes of regular files, links counted once.
+    """
+
+    counters: Counters
+    logical_bytes: int
+    changed: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
