@@ -92,6 +92,8 @@ class OperationRow(Base):
     not_before_us: Mapped[int] = mapped_column(BigInteger)
     attempts: Mapped[int] = mapped_column(Integer)
     cancel_requested: Mapped[bool] = mapped_column(Boolean)
+    then_delete: Mapped[bool] = mapped_column(Boolean)
+    """When the operation ends, its backup is to be deleted (an administrator's delete)."""
     share_written: Mapped[bool] = mapped_column(Boolean)
     """A restore has begun to change the share; set before the first change."""
     share_was_in_error: Mapped[bool] = mapped_column(Boolean)

@@ -51,6 +51,7 @@ class Operation:
     not_before_us: int
     attempts: int
     cancel_requested: bool
+    then_delete: bool
     share_written: bool
     share_was_in_error: bool
     worker_pid: int | None
@@ -110,6 +111,7 @@ def create(session: Session, new: NewOperation) -> Operation:
         not_before_us=now,
         attempts=0,
         cancel_requested=False,
+        then_delete=False,
         share_written=False,
         progress=0,
         counters=dump_counters(Counters()),
@@ -282,10 +284,17 @@ def transition(
     return after
 
 
-def request_cancel(session: Session, operation_id: str) -> None:
-    """Ask the holder to stop. Idempotent; without effect on an operation that is over."""
-    session.execute(
+def request_cancel(session: Session, operation_id: str, *, then_delete: bool = False) -> bool:
+    """Ask the holder to stop, and with ``then_delete`` that the backup be deleted afterwards.
+
+    Idempotent. :returns: False when the operation is over already.
+    """
+    values: dict[str, Any] = {"cancel_requested": True, "updated_at_us": now_us()}
+    if then_delete:
+        values["then_delete"] = True
+    statement = (
         update(OperationRow)
         .where(OperationRow.id == operation_id, OperationRow.active_backup_id.is_not(None))
-        .values(cancel_requested=True, updated_at_us=now_us())
+        .values(**values)
     )
+    return changed_one(session, statement)

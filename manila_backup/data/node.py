@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a data node is made of: its settings and the parts that its jobs work with."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from oslo_config import cfg
+
+from manila_backup.data.mounts import MountManager
+from manila_backup.db.engine import Database
+from manila_backup.share.base import ShareProvider
+from manila_backup.types import Mount
+
+TOPIC = "manila-backup-data"
+"""Message topic of data nodes; shown to administrators as a backup's ``topic``."""
+
+OPTS = [
+    cfg.HostAddressOpt(
+        "host",
+        default=socket.gethostname(),
+        sample_default="<this machine's host name>",
+        help="Name of this node. Operations remember the node that holds them by this name, so it "
+        "must stay the same over restarts and be unique among the nodes.",
+    ),
+    cfg.StrOpt(
+        "data_node_address",
+        default="127.0.0.1",
+        help="The address from which this node mounts shares; access is granted to it. Two nodes "
+        "must not have the same address.",
+    ),
+    cfg.StrOpt(
+        "availability_zone",
+        default="nova",
+        help="Availability zone that this node reports.",
+    ),
+    cfg.StrOpt(
+        "mount_directory",
+        default="/var/lib/manila-backup/mounts",
+        help="Directory, private to this node (made with mode 0700), under which shares are "
+        "mounted. What is found mounted there at start is taken for a leftover and unmounted.",
+    ),
+    cfg.StrOpt(
+        "backup_driver",
+        default="nfs",
+        help="Name of the backup driver (entry point group manila_backup.drivers) for new "
+        "backups. Its data is not encrypted and every data node can read it.",
+    ),
+    cfg.StrOpt(
+        "backup_mount_export",
+        help="Export of the backup share, for example 10.0.0.5:/backups. Required by data nodes.",
+    ),
+    cfg.StrOpt(
+        "backup_mount_proto",
+        default="nfs",
+        choices=["nfs", "bind", "path"],
+        help="How the backup share is mounted: nfs; bind, a directory of this machine through a "
+        "bind mount (needs root); path, a directory used where it is, which must be private to "
+        "the service.",
+    ),
+    cfg.ListOpt(
+        "backup_mount_options",
+        default=[],
+        help="More mount options for the backup share. nosuid, nodev and noexec are always set.",
+    ),
+    cfg.IntOpt(
+        "max_operations",
+        default=2,
+        min=1,
+        help="How many operations this node works on at the same time.",
+    ),
+    cfg.IntOpt(
+        "max_attempts",
+        default=3,
+        min=1,
+        help="How often an operation is tried, transient errors and deaths of the node included, "
+        "before it fails for good.",
+    ),
+    cfg.FloatOpt(
+        "retry_delay_s",
+        default=10.0,
+        min=0.0,
+        help="Seconds before a failed attempt is repeated; doubled for each further one.",
+    ),
+    cfg.FloatOpt(
+        "lease_s",
+        default=60.0,
+        min=1.0,
+        help="Seconds without a sign of life after which other nodes may take an operation over. "
+        "A node that cannot renew its lease stops its own work before that.",
+    ),
+    cfg.FloatOpt(
+        "poll_interval_s",
+        default=10.0,
+        min=0.1,
+        help="Seconds between looks into the queue; a look heals a lost wake-up message.",
+    ),
+    cfg.FloatOpt(
+        "reaper_interval_s",
+        default=60.0,
+        min=0.1,
+        help="Seconds between attempts to undo what ended operations left behind (access rules, "
+        "marks, mounts, data of failed attempts).",
+    ),
+    cfg.BoolOpt(
+        "refuse_shares_with_snapshots",
+        default=True,
+        help="Refuse to back up a share that has snapshots, as Manila does.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """The options above, read once."""
+
+    host: str
+    address: str
+    availability_zone: str
+    driver: str
+    backup_mount: Mount
+    max_operations: int
+    max_attempts: int
+    retry_delay_s: float
+    lease_s: float
+    poll_interval_s: float
+    reaper_interval_s: float
+    refuse_shares_with_snapshots: bool
+
+    @classmethod
+    def from_conf(cls, conf: cfg.ConfigOpts) -> NodeSettings:
+        """:raises ValueError: an option is missing; the message names it."""
+        if not conf.backup_mount_export:
+            raise ValueError("option backup_mount_export is required on a data node")
+        return cls(
+            host=conf.host,
+            address=conf.data_node_address,
+            availability_zone=conf.availability_zone,
+            driver=conf.backup_driver,
+            backup_mount=Mount(
+                proto=conf.backup_mount_proto,
+                export=conf.backup_mount_export,
+                options=tuple(conf.backup_mount_options),
+            ),
+            max_operations=conf.max_operations,
+            max_attempts=conf.max_attempts,
+            retry_delay_s=conf.retry_delay_s,
+            lease_s=conf.lease_s,
+            poll_interval_s=conf.poll_interval_s,
+            reaper_interval_s=conf.reaper_interval_s,
+            refuse_shares_with_snapshots=conf.refuse_shares_with_snapshots,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The parts; shared by all threads of the process."""
+
+    settings: NodeSettings
+    database: Database
+    provider: ShareProvider
+    mounts: MountManager

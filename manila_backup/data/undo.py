@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Undo what an intent says may have been made. The same for a job that ends and for the reaper
+that comes after a dead one.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from oslo_log import log
+
+from manila_backup import exception
+from manila_backup.data import worker_process
+from manila_backup.data.node import Node
+from manila_backup.data.task import Task
+from manila_backup.db import intents
+from manila_backup.db.intents import Intent, IntentKind
+from manila_backup.types import AccessLevel, BackupRef, Grant
+
+LOG = log.getLogger(__name__)
+
+
+def undo(node: Node, intent: Intent) -> bool:
+    """Undo one intent and forget it; idempotent.
+
+    :returns: False when it failed; the intent stays, with the error, to be tried again.
+    """
+    try:
+        _undo(node, intent)
+    except Exception as error:  # noqa: BLE001 - a cleanup error never hides the first one
+        LOG.warning(
+            "Could not undo %(kind)s of operation %(operation)s: %(error)s",
+            {"kind": intent.kind, "operation": intent.operation_id, "error": error},
+        )
+        reason = str(error)
+        node.database.write(lambda session: intents.failed(session, intent.id, reason))
+        return False
+    node.database.write(lambda session: intents.undone(session, intent.id))
+    return True
+
+
+def _undo(node: Node, intent: Intent) -> None:
+    detail = intent.detail
+    if intent.kind is IntentKind.MARK:
+        node.provider.unmark(detail["share_id"], intent.operation_id)
+    elif intent.kind is IntentKind.GRANT:
+        node.provider.revoke(grant_of(intent))
+    elif intent.kind is IntentKind.MOUNT:
+        if intent.host != node.settings.host:
+            raise exception.MountFailed(
+                export=detail["path"], reason=f"it is mounted on {intent.host}"
+            )
+        node.mounts.unmount(detail["path"])
+    else:
+        _discard(node, intent)
+
+
+def grant_of(intent: Intent) -> Grant:
+    """The grant that an intent of kind GRANT may have led to. Before it was known whether a rule
+    of the tenant would be reused, it counts as ours; the provider tells its own rules apart.
+    """
+    return Grant(
+        share_id=intent.detail["share_id"],
+        address=intent.detail["address"],
+        level=AccessLevel(intent.detail["level"]),
+        ours=intent.detail.get("ours", "yes") == "yes",
+        reference=intent.detail.get("reference"),
+    )
+
+
+def _discard(node: Node, intent: Intent) -> None:
+    ref = BackupRef(
+        project_id=intent.detail["project_id"],
+        backup_id=intent.detail["backup_id"],
+        epoch=intent.epoch,
+    )
+    name = f"{intent.id}-discard"
+    with node.mounts.mounted(node.settings.backup_mount, name, read_only=False) as root:
+        task = Task(driver=node.settings.driver, root=root.path, method="discard", arguments=(ref,))
+        worker_process.run(task, threading.Event())
