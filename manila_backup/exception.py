@@ -73,6 +73,15 @@ class ShareNotFound(NotFound):
     message = "Share {share_id} could not be found."
 
 
+class SourceShareGone(ShareNotFound):
+    """The share that a backup was made of is gone; the backup itself is not concerned."""
+
+    message = (
+        "Share {share_id}, of which the backup was made, could not be found. The backup can be "
+        "restored to another share (--target-share)."
+    )
+
+
 class ShareSnapshotNotFound(NotFound):
     message = "Snapshot {snapshot_id} could not be found."
 
@@ -180,6 +189,12 @@ class CopyFailed(PermanentError):
 
 class NotEnoughSpace(PermanentError):
     message = "Not enough free space on {where}: {needed} bytes are needed, {free} are free."
+
+
+class NotEnoughInodes(NotEnoughSpace):
+    """There may be bytes left, but no room for so many files and directories."""
+
+    message = "Not enough free inodes on {where}: {needed} are needed, {free} are free."
 
 
 class BackupDamaged(PermanentError):

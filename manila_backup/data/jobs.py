@@ -367,9 +367,7 @@ class Job:
             raise
 
     def _drive(self, root: MountedTree, method: str, *arguments: Any) -> Any:
-        task = Task(
-            driver=self.node.settings.driver, root=root.path, method=method, arguments=arguments
-        )
+        task = Task(driver=self.node.settings.driver, root=root, method=method, arguments=arguments)
         hooks = Hooks(started=self._worker_started, progress=self._progress, consent=self._consent)
         return worker_process.run(task, self.stop.event, hooks)
 

@@ -104,6 +104,12 @@ OPTS = [
         "marks, mounts, data of failed attempts).",
     ),
     cfg.BoolOpt(
+        "use_bus",
+        default=True,
+        help="Wake data nodes over the message bus that transport_url names. Without it nodes find "
+        "work when they poll.",
+    ),
+    cfg.BoolOpt(
         "refuse_shares_with_snapshots",
         default=True,
         help="Refuse to back up a share that has snapshots, as Manila does.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import manila_backup.oslo_threading  # noqa: F401  isort: skip - before what it prepares
 import oslo_messaging
 from oslo_log import log
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from manila_backup.types import MountedTree
+
 METHODS = frozenset(
     {"backup", "inspect", "restore", "delete", "discard", "verify", "scan", "orphans"}
 )
@@ -13,12 +15,12 @@ METHODS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One driver call. ``root`` is the path of the mounted backup share; methods that take a
-    ``Control`` get the worker's own as their last argument.
+    """One driver call. ``root`` is the mounted backup share; methods that take a ``Control`` get
+    the worker's own as their last argument.
     """
 
     driver: str
-    root: str
+    root: MountedTree
     method: str
     arguments: tuple[Any, ...] = field(default=())
     controlled: bool = True

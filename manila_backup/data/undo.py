@@ -5,14 +5,11 @@ that comes after a dead one.
 
 from __future__ import annotations
 
-import threading
-
 from oslo_log import log
 
 from manila_backup import exception
-from manila_backup.data import worker_process
 from manila_backup.data.node import Node
-from manila_backup.data.task import Task
+from manila_backup.data.store import call_store
 from manila_backup.db import intents
 from manila_backup.db.intents import Intent, IntentKind
 from manila_backup.types import AccessLevel, BackupRef, Grant
@@ -74,7 +71,4 @@ def _discard(node: Node, intent: Intent) -> None:
         backup_id=intent.detail["backup_id"],
         epoch=intent.epoch,
     )
-    name = f"{intent.id}-discard"
-    with node.mounts.mounted(node.settings.backup_mount, name, read_only=False) as root:
-        task = Task(driver=node.settings.driver, root=root.path, method="discard", arguments=(ref,))
-        worker_process.run(task, threading.Event())
+    call_store(node.mounts, node.settings, "discard", ref)

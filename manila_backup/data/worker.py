@@ -95,7 +95,8 @@ def _call(task: Task, control: Control) -> Any:
     if task.method not in METHODS:
         raise ValueError(f"not a driver method: {task.method}")
     plugin = DriverManager("manila_backup.drivers", task.driver)
-    method: Callable[..., Any] = getattr(plugin.driver(task.root), task.method)
+    driver = plugin.driver(task.root.path, mount_id=task.root.mount_id)
+    method: Callable[..., Any] = getattr(driver, task.method)
     arguments = (*task.arguments, control) if task.controlled else task.arguments
     result = method(*arguments)
     return list(result) if task.method in ("scan", "orphans") else result

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from manila_backup import exception
-from manila_backup.db.clock import now_us
+from manila_backup.db.clock import from_iso, now_us
 from manila_backup.db.models import BackupRow
 from manila_backup.db.rows import changed_one
 from manila_backup.states import BACKUP_TRANSITIONS, BackupEvent, BackupStatus
@@ -105,7 +105,8 @@ def create(session: Session, new: NewBackup) -> Backup:
 
 
 def adopt(session: Session, stored: StoredBackup, *, topic: str, host: str | None) -> Backup:
-    """Insert an ``available`` row for what a manifest in the store describes (import).
+    """Insert an ``available`` row for what a manifest in the store describes (import), created
+    when the manifest says.
 
     :raises oslo_db.exception.DBDuplicateEntry: a row with this id exists, deleted ones included.
     """
@@ -131,7 +132,7 @@ def adopt(session: Session, stored: StoredBackup, *, topic: str, host: str | Non
         progress=100,
         restore_progress=0,
         published_epoch=what.ref.epoch,
-        created_at_us=session.scalar(select(now_us())),
+        created_at_us=from_iso(what.created_at),
     )
     session.add(row)
     session.flush()
@@ -208,13 +209,16 @@ def find(
 ) -> list[Backup]:
     """Undeleted backups in a total order (ties broken by id).
 
-    ``marker`` is the id of the last backup of the page before; it must exist.
+    ``marker`` is the id of the last backup of the page before; it must exist, in ``project_id``
+    if that is given: another project's backup must not tell by its place what it contains.
     :raises BackupNotFound: the marker does not exist.
     """
     query = _live(select(BackupRow)).where(*_conditions(where))
     column = SORT_COLUMNS[sort_key]
     if marker is not None:
-        query = query.where(_after(session, column, descending, marker))
+        get(session, marker, project_id=where.project_id)
+        value = session.scalar(select(column).where(BackupRow.id == marker))
+        query = query.where(_after(column, descending, value, marker))
     query = query.order_by(*_order(column, descending), BackupRow.id)
     if limit is not None:
         query = query.limit(limit)
@@ -229,13 +233,7 @@ def _order(column: Any, descending: bool) -> tuple[Any, ...]:
     return (*nulls, column.desc() if descending else column.asc())
 
 
-def _after(session: Session, column: Any, descending: bool, marker: str) -> ColumnElement[bool]:
-    found = session.execute(
-        _live(select(column, BackupRow.id)).where(BackupRow.id == marker)
-    ).first()
-    if found is None:
-        raise exception.BackupNotFound(backup_id=marker)
-    value = found[0]
+def _after(column: Any, descending: bool, value: Any, marker: str) -> ColumnElement[bool]:
     if value is None:
         return and_(column.is_(None), BackupRow.id > marker)
     beyond = column < value if descending else column > value

@@ -66,6 +66,7 @@ def transition(
     Events that begin work take the share; all others need the share to be held by the operation.
     :raises ShareBusy: another operation holds the share.
     :raises IllegalTransition: the status has no cell for the event; nothing was changed.
+    :raises StaleRow: the share to be freed is not, or no longer, held by the operation.
     """
     held = get(session, share_id)
     before = ShareStatus.AVAILABLE if held is None else held.status

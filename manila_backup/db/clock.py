@@ -8,7 +8,7 @@ the same on every database, and no driver's idea of time zones comes in between.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger
@@ -56,3 +56,15 @@ def iso(value_us: int | None) -> str | None:
     if value_us is None:
         return None
     return datetime.fromtimestamp(value_us / US_PER_S, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+
+
+def from_iso(text: str) -> int:
+    """Microseconds since 1970 of an ISO 8601 time; without a zone it counts as UTC.
+
+    :raises ValueError: it is none.
+    """
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=UTC)
+    since = found - datetime(1970, 1, 1, tzinfo=UTC)
+    return since // timedelta(microseconds=1)

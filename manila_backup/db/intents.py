@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from oslo_utils import uuidutils
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from manila_backup.db.clock import now_us
@@ -74,6 +74,12 @@ def create(
     detail: Mapping[str, str],
 ) -> Intent:
     """Write down what is about to be made. To be committed before it is made."""
+    # Never older than the operation's last: after a step back of the clock a grant would seem
+    # newer than the mount that needs it, and be revoked under it.
+    newest = session.scalar(
+        select(func.max(IntentRow.created_at_us)).where(IntentRow.operation_id == operation_id)
+    )
+    now = session.scalar(select(now_us())) or 0
     row = IntentRow(
         id=uuidutils.generate_uuid(),
         operation_id=operation_id,
@@ -82,7 +88,7 @@ def create(
         kind=kind,
         detail=json.dumps(dict(detail)),
         attempts=0,
-        created_at_us=session.scalar(select(now_us())),
+        created_at_us=now if newest is None else max(now, newest + 1),
     )
     session.add(row)
     session.flush()

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from oslo_db import exception as db_exc
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import CompoundSelect, delete, func, literal, null, select, union_all, update
 from sqlalchemy.orm import Session
 
 from manila_backup import exception
@@ -63,12 +64,19 @@ def limits(session: Session, project_id: str, defaults: Limits) -> Limits:
 
 def set_limit(session: Session, project_id: str, resource: str, limit: int) -> None:
     """Give a project a limit of its own. May be below its usage: then nothing new is accepted."""
-    row = session.get(QuotaRow, (project_id, resource))
-    if row is None:
-        session.add(QuotaRow(project_id=project_id, resource=resource, hard_limit=limit))
-    else:
-        row.hard_limit = limit
-    session.flush()
+    statement = (
+        update(QuotaRow)
+        .where(QuotaRow.project_id == project_id, QuotaRow.resource == resource)
+        .values(hard_limit=limit)
+    )
+    if changed_one(session, statement):
+        return
+    try:
+        with session.begin_nested():
+            session.add(QuotaRow(project_id=project_id, resource=resource, hard_limit=limit))
+    except db_exc.DBDuplicateEntry:
+        # A rival made the row between our UPDATE and our INSERT: the later one counts.
+        changed_one(session, statement)
 
 
 def reset_limits(session: Session, project_id: str) -> None:
@@ -79,7 +87,7 @@ def reset_limits(session: Session, project_id: str) -> None:
 def usage(session: Session, project_id: str) -> Usage:
     """What the project uses now."""
     query = select(QuotaUsageRow.resource, QuotaUsageRow.in_use).where(
-        QuotaUsageRow.project_id == project_id
+        QuotaUsageRow.project_id == project_id, QuotaUsageRow.resource.in_(RESOURCES)
     )
     return Usage(**{resource: in_use for resource, in_use in session.execute(query)})
 
@@ -143,28 +151,16 @@ def _ensure_row(session: Session, project_id: str, resource: str) -> None:
         return
 
 
-def _expected(session: Session, project_id: str | None) -> dict[tuple[str, str], int]:
-    query = (
-        select(BackupRow.project_id, func.count(), func.sum(BackupRow.charged_gib))
-        .where(BackupRow.deleted_at_us.is_(None))
-        .group_by(BackupRow.project_id)
-    )
-    if project_id is not None:
-        query = query.where(BackupRow.project_id == project_id)
-    expected: dict[tuple[str, str], int] = {}
-    for project, count, gigabytes in session.execute(query):
-        expected[(project, BACKUPS)] = count
-        expected[(project, GIGABYTES)] = int(gigabytes or 0)
-    return expected
-
-
 def check(session: Session, project_id: str | None = None) -> list[Drift]:
     """Compare usage with the rows, for one project or all. Reads every undeleted backup once."""
-    expected = _expected(session, project_id)
-    query = select(QuotaUsageRow.project_id, QuotaUsageRow.resource, QuotaUsageRow.in_use)
-    if project_id is not None:
-        query = query.where(QuotaUsageRow.project_id == project_id)
-    found = {(project, resource): in_use for project, resource, in_use in session.execute(query)}
+    found: dict[tuple[str, str], int] = {}
+    expected: dict[tuple[str, str], int] = {}
+    for project, resource, in_use, count, gigabytes in session.execute(_figures(project_id)):
+        if resource is not None:
+            found[(project, resource)] = in_use
+        else:
+            expected[(project, BACKUPS)] = count
+            expected[(project, GIGABYTES)] = int(gigabytes)
     return [
         Drift(
             project_id=key[0],
@@ -177,17 +173,53 @@ def check(session: Session, project_id: str | None = None) -> list[Drift]:
     ]
 
 
-def sync(session: Session, project_id: str | None = None) -> list[Drift]:
-    """Set usage to what the rows say; returns what was wrong."""
-    drifts = check(session, project_id)
-    for drift in drifts:
-        _ensure_row(session, drift.project_id, drift.resource)
-        session.execute(
-            update(QuotaUsageRow)
-            .where(
-                QuotaUsageRow.project_id == drift.project_id,
-                QuotaUsageRow.resource == drift.resource,
-            )
-            .values(in_use=drift.expected)
+def _figures(project_id: str | None) -> CompoundSelect[Any]:
+    """Usages, and sums over backups (told by a NULL resource), as of one moment.
+
+    One statement: a create that commits between two of them would look like a drift.
+    """
+    used = select(
+        QuotaUsageRow.project_id,
+        QuotaUsageRow.resource,
+        QuotaUsageRow.in_use,
+        literal(0),
+        literal(0),
+    ).where(QuotaUsageRow.resource.in_(RESOURCES))
+    summed = (
+        select(
+            BackupRow.project_id, null(), literal(0), func.count(), func.sum(BackupRow.charged_gib)
         )
-    return drifts
+        .where(BackupRow.deleted_at_us.is_(None))
+        .group_by(BackupRow.project_id)
+    )
+    if project_id is not None:
+        used = used.where(QuotaUsageRow.project_id == project_id)
+        summed = summed.where(BackupRow.project_id == project_id)
+    return union_all(used, summed)
+
+
+def sync(session: Session, project_id: str | None = None) -> list[Drift]:
+    """Set usage to what the rows say; returns what was wrong. Creates may go on meanwhile."""
+    # Creates and deletes that would change these figures wait until we have committed.
+    locked = select(QuotaUsageRow.in_use).with_for_update()
+    if project_id is not None:
+        locked = locked.where(QuotaUsageRow.project_id == project_id)
+    session.execute(locked).all()
+    return [drift for drift in check(session, project_id) if _correct(session, drift)]
+
+
+def _correct(session: Session, drift: Drift) -> bool:
+    """False when the usage is not what it was: a row that was not there yet to be locked, and a
+    rival has charged the project's first backup.
+    """
+    _ensure_row(session, drift.project_id, drift.resource)
+    statement = (
+        update(QuotaUsageRow)
+        .where(
+            QuotaUsageRow.project_id == drift.project_id,
+            QuotaUsageRow.resource == drift.resource,
+            QuotaUsageRow.in_use == drift.in_use,
+        )
+        .values(in_use=drift.expected)
+    )
+    return changed_one(session, statement)

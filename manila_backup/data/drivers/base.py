@@ -4,7 +4,11 @@
 Every sentence here has a test in ``tests/data/drivers/test_driver_contract.py``, which runs over
 all drivers. Drivers run in a worker process of their own, hold no database session and know
 nothing of shares, grants or quotas. They are found by the entry point group
-``manila_backup.drivers`` and constructed with the path of the mounted backup share.
+``manila_backup.drivers`` and constructed with the path of the mounted backup share and, as the
+keyword ``mount_id``, the mount that it must be on. A ref whose
+parts cannot name directories is refused with :class:`~manila_backup.exception.InvalidBackup` before
+any path is touched; a tree that is not the mount it should be, with ``MountFailed``. A store that
+cannot be read (EIO, ESTALE) is ``CopyFailed``, never taken for an empty one.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ from manila_backup.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """``done`` of ``total`` in ``unit`` ("bytes" or "entries"); ``total`` may grow while walking."""
+    """``done`` of ``total`` in ``unit`` ("bytes" or "entries"). ``done`` never falls, and reaches
+    ``total``, which may grow while walking, only when all is done.
+    """
 
     done: int
     total: int
@@ -156,7 +162,8 @@ class BackupDriver(Protocol):
         ...
 
     def orphans(self) -> Iterator[tuple[str, str]]:
-        """Directories in the store that hold no published backup: (printable path relative to the
-        root, why). Epochs of running operations are among them: the caller knows which.
+        """Directories in the store that hold no published backup, and oddities in their place:
+        (printable path relative to the root, why). Epochs of running operations are among them:
+        the caller knows which. Nothing odd is followed or opened.
         """
         ...

@@ -123,7 +123,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("then_delete", sa.Boolean(), nullable=False),
-    sa.Column("share_written", sa.Boolean(), nullable=False),
+        sa.Column("share_written", sa.Boolean(), nullable=False),
         sa.Column("share_was_in_error", sa.Boolean(), nullable=False),
         sa.Column("worker_pid", sa.Integer(), nullable=True),
         sa.Column("worker_started", sa.String(length=64), nullable=True),

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``manila-backup-standalone``: API, data node and local shares in one process, for one machine."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import signal
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oslo_concurrency import lockutils
+from oslo_config import cfg
+from oslo_log import log
+
+from manila_backup import config
+from manila_backup.data.mounts import MountManager
+from manila_backup.exception import ManilaBackupError
+from manila_backup.types import Mount
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    from manila_backup.data.node import Node
+    from manila_backup.service import DataService
+
+LOG = log.getLogger(__name__)
+
+DEFAULT_PORT = 8786
+CONFIG_NAME = "manila-backup.conf"
+
+
+class StartError(Exception):
+    """The service cannot start; the text says why and what to do."""
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="manila-backup-standalone",
+        description="Run the share backup service on this machine alone: shares are directories "
+        "under the state directory, and so are their backups.",
+    )
+    found.add_argument("--state-dir", required=True, metavar="DIR", help="made if missing, 0700")
+    found.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    found.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="port to listen on; 0 takes a free one"
+    )
+    found.add_argument(
+        "--allow-unauthenticated-network-access",
+        action="store_true",
+        help="listen on an address that others can reach, although nobody is asked who they are: "
+        "everyone who reaches the port can read, overwrite and delete all shares and backups",
+    )
+    found.add_argument("--debug", action="store_true", help="log more")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The state directory and what lies where in it."""
+
+    directory: Path
+
+    @property
+    def shares(self) -> Path:
+        return self.directory / "shares"
+
+    @property
+    def backup_share(self) -> Path:
+        return self.directory / "backup_share"
+
+    @property
+    def mounts(self) -> Path:
+        return self.directory / "mounts"
+
+    @property
+    def database(self) -> Path:
+        return self.directory / "manila-backup.sqlite"
+
+    @property
+    def config(self) -> Path:
+        return self.directory / CONFIG_NAME
+
+    def prepare(self) -> None:
+        """Make it private to this user.
+
+        :raises StartError: it is somebody else's, or not a directory.
+        """
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.directory.lstat()
+            if found.st_uid != os.geteuid():
+                raise StartError(f"--state-dir {self.directory} belongs to another user")
+            if not stat.S_ISDIR(found.st_mode):
+                raise StartError(f"--state-dir {self.directory} is not a directory")
+            self.directory.chmod(0o700)
+            for part in (self.shares, self.backup_share, self.mounts):
+                part.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"--state-dir {self.directory}: {error.strerror}") from error
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the state directory's lock.
+
+        :raises StartError: another service of this machine uses it.
+        """
+        held = lockutils.external_lock("standalone", lock_path=str(self.directory))
+        if not held.acquire(blocking=False):
+            raise StartError(f"another service uses the state directory {self.directory}")
+        try:
+            yield
+        finally:
+            held.release()
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def can_bind_mount(directory: str) -> bool:
+    """Try it: root in a container may lack the right."""
+    if os.geteuid() != 0:
+        return False
+    with tempfile.TemporaryDirectory(dir=directory) as source:
+        try:
+            mounts = MountManager(directory)
+            with mounts.mounted(Mount(proto="bind", export=source), "probe", read_only=True):
+                return True
+        except ManilaBackupError:
+            return False
+
+
+def write_config(state: State, host: str, *, bind: bool) -> None:
+    """Write down what this start uses, so that ``manila-backup-manage`` finds the same."""
+    listen = "*" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    text = f"""\
+# Written by manila-backup-standalone at each start; changes are lost.
+[DEFAULT]
+host = standalone
+share_provider = local
+use_bus = false
+data_node_address = 127.0.0.1
+mount_directory = {state.mounts}
+backup_mount_proto = {"bind" if bind else "path"}
+backup_mount_export = {state.backup_share}
+poll_interval_s = 2
+lease_s = 20
+reaper_interval_s = 30
+
+[database]
+connection = sqlite:///{state.database}
+
+[local]
+shares_directory = {state.shares}
+bind_mounts = {str(bind).lower()}
+
+[api]
+auth_strategy = noauth
+noauth_hosts = {listen}
+"""
+    fresh = state.config.with_suffix(".new")
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    fresh.replace(state.config)
+
+
+def build_application(conf: cfg.ConfigOpts, node: Node, data: DataService) -> WSGIApplication:
+    """The whole API with the local shares' part, waking the data node of the same process."""
+    from manila_backup.api.app import build_app
+    from manila_backup.api.local.routes import local_routes
+    from manila_backup.api.options import settings_from_conf
+    from manila_backup.data.rpcapi import InProcessWaker
+    from manila_backup.data.store import manifest_exists
+
+    return build_app(
+        settings_from_conf(conf, driver=node.settings.driver),
+        node.database,
+        node.provider,
+        InProcessWaker(data.wake),
+        local_routes(node.provider),
+        conf=conf,
+        manifest_exists=lambda backup: manifest_exists(node.mounts, node.settings, backup),
+    )
+
+
+def _wait_for_signal() -> str:
+    """Wait for SIGTERM or SIGINT; names it."""
+    caught: list[int] = []
+    wanted = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        caught.append(number)
+        wanted.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    wanted.wait()
+    return signal.Signals(caught[0]).name
+
+
+def _warn(host: str, *, bind: bool) -> None:
+    if os.geteuid() == 0:
+        LOG.warning(
+            "Running as root: whoever reaches the port can read and write as root what lies in "
+            "the shares. Fit for trying it out and for machines of one administrator only."
+        )
+    if not is_loopback(host):
+        LOG.warning("Listening on %s WITHOUT AUTHENTICATION: everyone there is admin.", host)
+    if not bind:
+        LOG.info("No bind mounts here: the shares' directories are used where they are.")
+
+
+def serve(state: State, host: str, port: int, *, debug: bool) -> None:
+    """Run until a signal comes."""
+    from manila_backup import service
+    from manila_backup.db import migration
+
+    bind = can_bind_mount(str(state.mounts))
+    write_config(state, host, bind=bind)
+    conf = config.load(["--debug"] if debug else [], files=[str(state.config)])
+    config.set_up_logging(conf)
+    _warn(host, bind=bind)
+    node = service.build_node(conf)
+    migration.sync(node.database)
+    data = service.DataService(conf, lambda: node)
+    api = service.ApiService(lambda: build_application(conf, node, data), host, port)
+    try:
+        api.start()
+    except OSError as error:
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    data.start()
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{api.port}/v2"
+    print(f"manila-backup-standalone is ready: OS_AUTH_TYPE=none OS_ENDPOINT={url}", flush=True)
+    name = _wait_for_signal()
+    LOG.info("%s: stopping.", name)
+    api.stop()
+    data.stop()
+    node.database.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    found = parser().parse_args(arguments)
+    if not is_loopback(found.host) and not found.allow_unauthenticated_network_access:
+        print(
+            f"error: --host {found.host} can be reached by others and nobody would be asked who "
+            "they are; if that is what you want, say --allow-unauthenticated-network-access",
+            file=sys.stderr,
+        )
+        return 2
+    state = State(directory=Path(found.state_dir).absolute())
+    try:
+        state.prepare()
+        with state.owned():
+            serve(state, found.host, found.port, debug=found.debug)
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services as oslo.service runs them, on its threading back end.
+
+Everything that holds a thread, a socket or a connection is made in ``start``, which runs in the
+process that works: a launcher may fork before it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import manila_backup.oslo_threading  # noqa: F401  isort: skip - before what it prepares
+import oslo_messaging
+from cheroot import wsgi
+from oslo_config import cfg
+from oslo_log import log
+from oslo_service import service
+from stevedore.driver import DriverManager
+
+from manila_backup.data.manager import DataManager
+from manila_backup.data.mounts import MountManager
+from manila_backup.data.node import TOPIC, Node, NodeSettings
+from manila_backup.data.rpcapi import MessagingWaker, NullWaker, Waker, WakeUpEndpoint
+from manila_backup.db.engine import Database
+from manila_backup.share.base import ShareProvider
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+LOG = log.getLogger(__name__)
+
+HEARTBEATS_PER_LEASE = 4
+
+
+def build_database(conf: cfg.ConfigOpts) -> Database:
+    """:raises ValueError: option [database] connection is missing."""
+    if not conf.database.connection:
+        raise ValueError("option connection in group [database] is required")
+    return Database(conf.database.connection)
+
+
+def build_provider(conf: cfg.ConfigOpts) -> ShareProvider:
+    """The share provider that the configuration names."""
+    plugin = DriverManager("manila_backup.share_providers", conf.share_provider)
+    provider: ShareProvider = plugin.driver.from_conf(conf)
+    return provider
+
+
+def build_node(conf: cfg.ConfigOpts) -> Node:
+    """The parts of a data node."""
+    return Node(
+        settings=NodeSettings.from_conf(conf),
+        database=build_database(conf),
+        provider=build_provider(conf),
+        mounts=MountManager(conf.mount_directory),
+    )
+
+
+def build_waker(conf: cfg.ConfigOpts) -> Waker:
+    """How an API process of its own wakes the data nodes: over the bus, if one is configured."""
+    return MessagingWaker(oslo_messaging.get_rpc_transport(conf)) if conf.use_bus else NullWaker()
+
+
+class DataService(service.Service):  # type: ignore[misc]
+    """A data node: the manager, its timers and its end of the bus.
+
+    :param make_node: called in ``start``.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, make_node: Callable[[], Node]) -> None:
+        super().__init__()
+        self._conf = conf
+        self._make_node = make_node
+        self._server: Any = None
+        self.manager: DataManager | None = None
+
+    def start(self) -> None:
+        node = self._make_node()
+        self.manager = DataManager(node)
+        self.manager.start()
+        settings = node.settings
+        self.tg.add_timer(settings.lease_s / HEARTBEATS_PER_LEASE, self.manager.heartbeat)
+        self.tg.add_timer(settings.reaper_interval_s, self.manager.reap)
+        if self._conf.use_bus:
+            self._server = _listen(self._conf, settings.host, self.manager)
+
+    def wake(self) -> None:
+        """Look into the queue now; for an API in the same process."""
+        if self.manager is not None:
+            self.manager.wake()
+
+    def stop(self, graceful: bool = True) -> None:
+        if self._server is not None:
+            self._server.stop()
+        if self.manager is not None:
+            self.manager.stop()
+        super().stop()
+
+
+def _listen(conf: cfg.ConfigOpts, host: str, manager: DataManager) -> Any:
+    target = oslo_messaging.Target(topic=TOPIC, server=host)
+    server = oslo_messaging.get_rpc_server(
+        oslo_messaging.get_rpc_transport(conf),
+        target,
+        [WakeUpEndpoint(manager.wake)],
+        executor="threading",
+    )
+    server.start()
+    return server
+
+
+class ApiService(service.Service):  # type: ignore[misc]
+    """The API in a threaded HTTP server.
+
+    :param make_app: called in ``start``.
+    :param port: 0 takes a free one; :attr:`port` tells which.
+    """
+
+    def __init__(
+        self, make_app: Callable[[], WSGIApplication], host: str, port: int, *, threads: int = 16
+    ) -> None:
+        super().__init__()
+        self._make_app = make_app
+        self._host = host
+        self._threads = threads
+        self.port = port
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """:raises OSError: the address is taken or not ours; nothing runs then."""
+        self._server = wsgi.Server(
+            (self._host, self.port), self._make_app(), numthreads=self._threads, shutdown_timeout=5
+        )
+        self._server.server_name = "manila-backup-api"
+        self._server.prepare()
+        self.port = self._server.bind_addr[1]
+        self._thread = threading.Thread(target=self._server.serve, name="api", daemon=True)
+        self._thread.start()
+
+    def stop(self, graceful: bool = True) -> None:
+        if self._server is not None:
+            self._server.stop()
+        super().stop()
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        super().wait()

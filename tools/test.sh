@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Set up what the tests need and run them; ends with pytest's closing line.
+#
+#   tools/test.sh [quick|default|full] [PYTEST ARGUMENT]...
+#
+# quick     linters and the tests that need no process of their own; at most 2 minutes
+# default   also the acceptance tests; at most 25 minutes
+# full      everything; at most 55 minutes
+#
+# As root on Debian the packages that the tests need are installed too, and no test may skip.
+# Elsewhere each skipped test says why.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+level=${1:-default}
+[ $# -gt 0 ] && shift
+case $level in
+    quick) marks="not acceptance and not slow and not full" ;;
+    default) marks="not full" ;;
+    full) marks="" ;;
+    *) echo "usage: tools/test.sh [quick|default|full] [PYTEST ARGUMENT]..." >&2; exit 2 ;;
+esac
+
+debian_packages() {
+    local missing=() package
+    for package in acl attr rsync util-linux procps; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+            missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    echo "installing Debian packages: ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "${missing[@]}" >/dev/null
+}
+if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
+    debian_packages
+fi
+tools/install.sh client test
+
+export PATH="$PWD/.venv/bin:$PATH"
+ruff check .
+ruff format --check .
+mypy
+lint-imports
+exec python -m pytest -m "$marks" "$@"
