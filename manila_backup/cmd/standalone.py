@@ -185,13 +185,16 @@ def build_application(conf: cfg.ConfigOpts, node: Node, data: DataService) -> WS
     from manila_backup.api.options import settings_from_conf
     from manila_backup.data.rpcapi import InProcessWaker
     from manila_backup.data.store import manifest_exists
+    from manila_backup.share.local.provider import LocalShareProvider
 
+    if not isinstance(node.provider, LocalShareProvider):
+        raise TypeError("the standalone service has local shares only")
     return build_app(
         settings_from_conf(conf, driver=node.settings.driver),
         node.database,
         node.provider,
         InProcessWaker(data.wake),
-        local_routes(node.provider),
+        local_routes(node.provider, node.database),
         conf=conf,
         manifest_exists=lambda backup: manifest_exists(node.mounts, node.settings, backup),
     )
@@ -241,7 +244,7 @@ def serve(state: State, host: str, port: int, *, debug: bool) -> None:
     try:
         api.start()
     except OSError as error:
-        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise StartError(f"cannot listen on {host} port {port}: {error}") from error
     data.start()
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{api.port}/v2"

@@ -69,7 +69,7 @@ def end(session: Session, seen: Operation, outcome: Outcome) -> None:
     """End ``seen`` with ``outcome``: operation, backup, busy share, quota and user message.
 
     A backup whose status an administrator has reset meanwhile keeps it, unless the outcome is a
-    success, which then cannot be recorded.
+    successful create or delete, which then cannot be recorded.
     :raises StaleRow: somebody else holds or ended the operation; the caller rolls back.
     :raises IllegalTransition: a success that the backup's status does not accept.
     """
@@ -122,7 +122,8 @@ def _end_backup(session: Session, seen: Operation, outcome: Outcome) -> None:
     try:
         backups.transition(session, seen.backup_id, event, **values)
     except exception.IllegalTransition:
-        if outcome.succeeded:
+        # A restore only read the backup: what it did to the share is done all the same.
+        if outcome.succeeded and seen.kind is not OperationKind.RESTORE:
             raise
         LOG.warning("Backup %s keeps the status it was reset to.", seen.backup_id)
 

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from oslo_db import exception as db_exc
 from oslo_log import log
+from sqlalchemy.orm import Session
 
 from manila_backup import exception
 from manila_backup.context import service_context
@@ -45,6 +46,8 @@ from manila_backup.types import (
 )
 
 LOG = log.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Stop:
@@ -96,25 +99,20 @@ class Job:
         """
         try:
             outcome = self._attempt()
-        except exception.LeaseLost:
+            if outcome is not None and not self.stop.lost:
+                self._end(outcome)
+        except (exception.StaleRow, exception.LeaseLost):
             LOG.warning(
                 "Operation %s is no longer this node's (epoch %d).", self.held.id, self.held.epoch
             )
-            return
-        if outcome is None or self.stop.lost:
-            return
-        try:
-            self._end(outcome)
-        except (exception.StaleRow, exception.LeaseLost):
-            LOG.warning("Operation %s was ended by somebody else.", self.held.id)
         except db_exc.DBError:
-            # The row still says running; its lease runs out and the next one takes it over.
+            # The row still says running; it is found there and taken over.
             LOG.exception("The end of operation %s could not be written.", self.held.id)
 
     def _attempt(self) -> Outcome | None:
         """None when the operation went back to the queue (or must be left alone)."""
         try:
-            self._clear_former_epochs()
+            self._clear_what_was_left()
             with ExitStack() as stack:
                 result = self._work(stack)
         except exception.LeaseLost:
@@ -148,7 +146,10 @@ class Job:
             return Outcome(
                 event=OperationEvent.CANCEL, reason="Cancelled.", counters=self._counters
             )
-        self._requeue(delay_s=0.0, reason="the data node was stopped")
+        # Not the operation's fault: the attempt does not count.
+        self._requeue(
+            delay_s=0.0, reason="the data node was stopped", attempts=self.held.attempts - 1
+        )
         return None
 
     def _failed(self, error: exception.ManilaBackupError, *, transient: bool) -> Outcome | None:
@@ -162,13 +163,18 @@ class Job:
             },
         )
         settings = self.node.settings
+        if self.stop.lost:
+            return None
+        if transient and self.stop.event.is_set():
+            # What passes is no reason to go on with what is to stop.
+            return self._stopped()
         if transient and self.held.attempts < settings.max_attempts:
-            delay_s = settings.retry_delay_s * 2 ** (self.held.attempts - 1)
-            self._requeue(delay_s=delay_s, reason=str(error))
+            delay_s = settings.retry_delay_s * 2 ** max(0, self.held.attempts - 1)
+            self._requeue(delay_s=delay_s, reason=str(error), attempts=self.held.attempts)
             return None
         return Outcome(event=OperationEvent.FAIL, reason=str(error), counters=self._counters)
 
-    def _requeue(self, *, delay_s: float, reason: str) -> None:
+    def _requeue(self, *, delay_s: float, reason: str, attempts: int) -> None:
         LOG.info("Operation %s goes back to the queue: %s", self.held.id, reason)
         self.node.database.write(
             lambda session: operations.transition(
@@ -177,6 +183,7 @@ class Job:
                 OperationEvent.RETRY,
                 not_before_us=now_us() + int(delay_s * US_PER_S),
                 fail_reason=reason,
+                attempts=attempts,
                 phase=None,
             )
         )
@@ -191,7 +198,7 @@ class Job:
             )
             self.node.database.write(lambda session: endings.end(session, self.held, failed))
 
-    def _end_in(self, session: Any, outcome: Outcome) -> None:
+    def _end_in(self, session: Session, outcome: Outcome) -> None:
         endings.end(session, self.held, outcome)
         if outcome.stored is not None:
             for intent in intents.of_operation(session, self.held.id):
@@ -200,16 +207,27 @@ class Job:
 
     # --- what was before ----------------------------------------------------------------------
 
-    def _clear_former_epochs(self) -> None:
-        """Undo what earlier epochs of this operation left on the way, newest first.
+    def _clear_what_was_left(self) -> None:
+        """Undo what earlier epochs of this operation left on the way, newest first, and what ended
+        operations could not give back of this share: a rule found again would be revoked under us.
 
-        The mark stays: it is the operation's, whatever the epoch.
+        The operation's own mark stays, whatever the epoch.
         """
         with self.node.database.reader() as session:
-            left = intents.of_operation(session, self.held.id)
-        for intent in left:
+            own = intents.of_operation(session, self.held.id)
+            outlived = intents.outlived(session)
+        for intent in own:
             if intent.epoch < self.held.epoch and intent.kind is not IntentKind.MARK:
                 undo(self.node, intent)
+        for intent in outlived:
+            if intent.kind in (IntentKind.MARK, IntentKind.GRANT) and self._is_in_our_way(intent):
+                undo(self.node, intent)
+
+    def _is_in_our_way(self, intent: Intent) -> bool:
+        return (
+            self.held.kind is not OperationKind.DELETE
+            and intent.detail["share_id"] == self.held.share_id
+        )
 
     # --- the three kinds of work --------------------------------------------------------------
 
@@ -376,8 +394,11 @@ class Job:
     def _intend(self, kind: IntentKind, detail: Mapping[str, str]) -> Intent:
         if self.stop.event.is_set():
             raise exception.Cancelled()
-        return self.node.database.write(
-            lambda session: intents.create(
+
+        def write(session: Session) -> Intent:
+            # The fence: who is overtaken makes nothing more.
+            operations.note(session, self.held)
+            return intents.create(
                 session,
                 operation_id=self.held.id,
                 epoch=self.held.epoch,
@@ -385,7 +406,8 @@ class Job:
                 kind=kind,
                 detail=detail,
             )
-        )
+
+        return self._write_held(write)
 
     def _reread(self, intent: Intent) -> Intent:
         with self.node.database.reader() as session:
@@ -394,10 +416,10 @@ class Job:
 
     def _give_back(self, phase: Phase, intent: Intent, *, even_if_lost: bool = False) -> None:
         """Undo on the way out. After a lost lease only what lives on this very node."""
-        if self.stop.lost and not even_if_lost:
-            return
         if not self.stop.lost:
             self._note_quietly(phase)
+        if self.stop.lost and not even_if_lost:
+            return
         undo(self.node, intent)
 
     def _note_quietly(self, phase: Phase) -> None:
@@ -410,7 +432,15 @@ class Job:
         self._note(phase=phase)
 
     def _note(self, **values: Any) -> None:
-        self.node.database.write(lambda session: operations.note(session, self.held, **values))
+        self._write_held(lambda session: operations.note(session, self.held, **values))
+
+    def _write_held(self, change: Callable[[Session], T]) -> T:
+        """Write as the holder; who learns here that he is not stops touching anything."""
+        try:
+            return self.node.database.write(change)
+        except exception.LeaseLost:
+            self.stop.lose()
+            raise
 
     def _worker_started(self, process: ProcessId) -> None:
         self._note(worker_pid=process.pid, worker_started=process.started)
@@ -433,7 +463,7 @@ class Job:
         percent = self._percent
         column = "restore_progress" if self.held.kind is OperationKind.RESTORE else "progress"
 
-        def write(session: Any) -> None:
+        def write(session: Session) -> None:
             operations.note(
                 session,
                 self.held,
@@ -444,7 +474,7 @@ class Job:
             if self.held.kind is not OperationKind.DELETE:
                 backups.set_progress(session, self.held.backup_id, column=column, percent=percent)
 
-        self.node.database.write(write)
+        self._write_held(write)
 
 
 def _describe(backup: Backup, ref: BackupRef, share: Share) -> BackupDescription:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from oslo_db import exception as db_exc
 from oslo_log import log
+from sqlalchemy.orm import Session
 
 from manila_backup import exception
 from manila_backup.data import endings, jobs
@@ -23,7 +24,7 @@ from manila_backup.data.jobs import JobRunner, Stop
 from manila_backup.data.node import TOPIC, Node
 from manila_backup.data.undo import undo
 from manila_backup.data.worker_process import ProcessId, kill_group
-from manila_backup.db import intents, messages, operations, services
+from manila_backup.db import backups, intents, messages, operations, services
 from manila_backup.db.intents import IntentKind
 from manila_backup.db.operations import Operation
 from manila_backup.states import OperationEvent
@@ -136,12 +137,16 @@ class DataManager:
 
     def _take(self, seen: Operation, event: OperationEvent) -> Operation | None:
         settings = self._node.settings
-        try:
-            held = self._node.database.write(
-                lambda session: operations.take(
-                    session, seen, event, host=settings.host, lease_s=settings.lease_s
-                )
+
+        def take(session: Session) -> Operation:
+            held = operations.take(
+                session, seen, event, host=settings.host, lease_s=settings.lease_s
             )
+            backups.set_host(session, held.backup_id, settings.host)
+            return held
+
+        try:
+            held = self._node.database.write(take)
         except exception.StaleRow:
             return None
         LOG.info(
@@ -159,6 +164,8 @@ class DataManager:
 
     def _begin(self, held: Operation) -> None:
         stop = Stop()
+        if held.cancel_requested:
+            stop.cancel()
         thread = threading.Thread(
             target=self._work, args=(held, stop), name=f"job-{held.id}", daemon=True
         )
@@ -250,18 +257,25 @@ class DataManager:
         with self._node.database.reader() as session:
             left = operations.leftovers(session, self._node.settings.host, except_ids=mine)
         for seen in left:
-            with self._lock:
-                if seen.id in self._running:
-                    continue
-            if not self._former_worker_is_gone(seen):
-                continue
-            held = self._take(seen, OperationEvent.TAKE_OVER)
-            if held is None:
-                continue
-            if held.attempts > self._node.settings.max_attempts:
-                self._give_up(held)
-            else:
-                self._begin(held)
+            try:
+                self._recover_one(seen)
+            except exception.ManilaBackupError:
+                # One row that does not fit must not keep the node from all others.
+                LOG.exception("Operation %s could not be recovered.", seen.id)
+
+    def _recover_one(self, seen: Operation) -> None:
+        with self._lock:
+            if seen.id in self._running:
+                return
+        if not self._former_worker_is_gone(seen):
+            return
+        held = self._take(seen, OperationEvent.TAKE_OVER)
+        if held is None:
+            return
+        if held.attempts > self._node.settings.max_attempts:
+            self._give_up(held)
+        else:
+            self._begin(held)
 
     def _former_worker_is_gone(self, seen: Operation) -> bool:
         if seen.worker_pid is None or seen.worker_started is None:

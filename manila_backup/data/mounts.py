@@ -5,17 +5,21 @@ that is not the mount.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import stat
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from oslo_concurrency import processutils
 from oslo_log import log
 
 from manila_backup import exception
+from manila_backup.names import printable
 from manila_backup.types import Mount, MountedTree
 
 LOG = log.getLogger(__name__)
@@ -26,16 +30,46 @@ ALWAYS = ("nosuid", "nodev", "noexec")
 Runner = Callable[[list[str]], None]
 
 
-def run_command(argv: list[str]) -> None:
-    """Run a command to its end.
+def run_command(argv: list[str], *, timeout_s: float = 60.0) -> None:
+    """Run mount(8) or umount(8) to its end.
 
-    :raises MountFailed: with what it said, when it fails or takes longer than a minute.
+    :raises MountFailed: with what it said, when it fails or takes too long; then it and its
+        helpers are killed.
     """
+    what = printable(os.fsencode(argv[-2] if argv[0] == "mount" else argv[-1]))
+    # A file and no pipe: a helper that hangs in the kernel would keep a pipe open for ever.
+    with tempfile.TemporaryFile() as said:
+        try:
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env={**os.environ, "LC_ALL": "C"},
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise exception.MountFailed(export=what, reason=str(error)) from error
+        try:
+            status = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill(child)
+            raise exception.MountFailed(
+                export=what, reason=f"{argv[0]} did not end within {timeout_s:g} s"
+            ) from None
+        if status != 0:
+            said.seek(0)
+            reason = printable(said.read(4096).strip() or b"it said nothing")
+            raise exception.MountFailed(export=what, reason=f"{reason} (status {status})")
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
     try:
-        processutils.execute(*argv, timeout=60)
-    except (processutils.ProcessExecutionError, OSError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        raise exception.MountFailed(export=argv[-2], reason=said.strip()) from error
+        child.wait(5)
+    except subprocess.TimeoutExpired:
+        LOG.warning("Process %d hangs in the kernel; it was killed and abandoned.", child.pid)
 
 
 def mount_argv(mount: Mount, target: str, *, read_only: bool) -> list[str]:
@@ -62,7 +96,9 @@ def _unescape(field: str) -> str:
 def mounted_below(directory: str) -> list[str]:
     """Mount points under ``directory``, the last mounted first."""
     points = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    table = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+    # Not splitlines: of the characters that it takes for line ends the kernel escapes one only.
+    for line in table.rstrip("\n").split("\n"):
         point = _unescape(line.split(" ")[4])
         if point.startswith(directory.rstrip("/") + "/"):
             points.append(point)
@@ -76,7 +112,8 @@ class MountManager:
     """
 
     def __init__(self, directory: str, *, runner: Runner = run_command) -> None:
-        self._directory = directory
+        # As the kernel will name the mounts in it.
+        self._directory = os.path.realpath(directory)
         self._run = runner
 
     def point(self, name: str) -> str:
@@ -95,16 +132,34 @@ class MountManager:
             yield self._look(mount.export, read_only=read_only)
             return
         point = self.point(name)
-        Path(self._directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_private_directory()
         try:
-            Path(point).mkdir(mode=0o700, exist_ok=True)
+            _make_directory(Path(point))
             outside = self._look(point, read_only=False).mount_id
             self._run(mount_argv(mount, point, read_only=read_only))
             tree = self._look(point, read_only=read_only)
             self._check(mount, tree, outside)
             yield tree
         finally:
+            self._unmount_at_last(point)
+
+    def _unmount_at_last(self, point: str) -> None:
+        """What is left is found again: an error here neither hides the first one nor undoes what
+        was done under the mount."""
+        try:
             self.unmount(point)
+        except exception.MountFailed as error:
+            LOG.warning("A mount stays for now: %s", error)
+
+    def _make_private_directory(self) -> None:
+        directory = Path(self._directory)
+        found = _make_directory(directory)
+        if found.st_uid != os.geteuid():
+            raise exception.MountFailed(
+                export=self._directory, reason="the mount directory belongs to somebody else"
+            )
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            directory.chmod(0o700)
 
     def _look(self, path: str, *, read_only: bool) -> MountedTree:
         try:
@@ -127,24 +182,56 @@ class MountManager:
 
         :raises MountFailed: it is still mounted.
         """
-        if Path(point).parent != Path(self._directory):
+        if os.path.dirname(point) != self._directory or os.path.basename(point) in ("", ".", ".."):
             raise ValueError(f"not a mount point of ours: {point}")
-        while point in mounted_below(self._directory):
+        # Each call takes one mount off; there is more than one only if a name was used twice.
+        for _ in range(mounted_below(self._directory).count(point)):
             try:
                 self._run(["umount", "--", point])
-            except exception.MountFailed:
-                LOG.warning("Unmounting %s failed; trying lazily.", point)
+            except exception.MountFailed as error:
+                LOG.warning("Unmounting failed, trying lazily: %s", error)
                 self._run(["umount", "--lazy", "--", point])
+        if point in mounted_below(self._directory):
+            raise exception.MountFailed(export=point, reason="it is still mounted")
+        self._remove_point(point)
+
+    def _remove_point(self, point: str) -> None:
         try:
-            mode = os.lstat(point).st_mode
+            if stat.S_ISDIR(os.lstat(point).st_mode):
+                os.rmdir(point)
         except FileNotFoundError:
             return
-        if stat.S_ISDIR(mode):
-            os.rmdir(point)
+        except OSError as error:
+            raise exception.MountFailed(
+                export=point, reason=f"the mount point stays: {error.strerror}"
+            ) from error
 
     def leftovers(self) -> list[str]:
-        """Mount points that exist now; at start these are an earlier process's."""
+        """Mount points that exist now and whose maker may be gone; at start these are an earlier
+        process's. Those of a living process of another kind (see :func:`temporary_name`) are not.
+        """
         try:
-            return [entry.path for entry in os.scandir(self._directory)]
+            return [e.path for e in os.scandir(self._directory) if not _in_use(e.name)]
         except FileNotFoundError:
             return []
+
+
+def _make_directory(path: Path) -> os.stat_result:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path.lstat()
+    except OSError as error:
+        reason = f"no directory to mount on: {error.strerror}"
+        raise exception.MountFailed(export=str(path), reason=reason) from error
+
+
+def temporary_name(unique: str) -> str:
+    """Name of a mount that only this process knows of: while it lives, nobody takes the mount for
+    a leftover (the manage command beside a starting data node).
+    """
+    return f"store-{os.getpid()}-{unique}"
+
+
+def _in_use(name: str) -> bool:
+    match = re.match(r"store-([0-9]+)-", name)
+    return match is not None and int(match[1]) != os.getpid() and Path("/proc", match[1]).exists()

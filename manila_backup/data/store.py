@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
@@ -11,7 +10,7 @@ from oslo_utils import uuidutils
 
 from manila_backup import exception
 from manila_backup.data import worker_process
-from manila_backup.data.mounts import MountManager
+from manila_backup.data.mounts import MountManager, temporary_name
 from manila_backup.data.node import NodeSettings
 from manila_backup.data.task import Task
 from manila_backup.data.worker_process import Hooks
@@ -36,7 +35,7 @@ def call_store(
 
     :raises ManilaBackupError: what the driver or the mount raised.
     """
-    name = f"store-{os.getpid()}-{uuidutils.generate_uuid()}"
+    name = temporary_name(uuidutils.generate_uuid())
     read_only = method in READING
     with mounts.mounted(settings.backup_mount, name, read_only=read_only) as root:
         task = Task(

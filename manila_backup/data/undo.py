@@ -5,6 +5,7 @@ that comes after a dead one.
 
 from __future__ import annotations
 
+from oslo_concurrency import lockutils
 from oslo_log import log
 
 from manila_backup import exception
@@ -20,8 +21,17 @@ LOG = log.getLogger(__name__)
 def undo(node: Node, intent: Intent) -> bool:
     """Undo one intent and forget it; idempotent.
 
+    One at a time per operation: the reaper, late with a list of its own, must not revoke what the
+    next operation on the share has been granted after it undid the same intent itself.
     :returns: False when it failed; the intent stays, with the error, to be tried again.
     """
+    with lockutils.lock(f"undo-{intent.operation_id}", do_log=False):
+        with node.database.reader() as session:
+            left = {found.id for found in intents.of_operation(session, intent.operation_id)}
+        return intent.id not in left or _undo_and_forget(node, intent)
+
+
+def _undo_and_forget(node: Node, intent: Intent) -> bool:
     try:
         _undo(node, intent)
     except Exception as error:  # noqa: BLE001 - a cleanup error never hides the first one

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -72,10 +73,16 @@ def kill_group(process: ProcessId, *, timeout_s: float = 10.0) -> bool:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        ready, _, _ = select.select([pidfd], [], [], timeout_s)
-        return bool(ready)
+        return _has_ended(pidfd, timeout_s)
     finally:
         os.close(pidfd)
+
+
+def _has_ended(pidfd: int, timeout_s: float) -> bool:
+    # Not select(2): it cannot wait for descriptors above 1023.
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,40 +98,70 @@ class Hooks:
     consent: Callable[[str], None] = lambda question: None
 
 
-def run(task: Task, stop: threading.Event, hooks: Hooks | None = None) -> Any:
+def run(
+    task: Task,
+    stop: threading.Event,
+    hooks: Hooks | None = None,
+    *,
+    grace_s: float = STOP_GRACE_S,
+) -> Any:
     """Run one driver call in a worker and return its result.
 
-    When ``stop`` is set the worker is asked to cancel, and killed if it does not. However this
-    ends, the worker is gone afterwards.
+    When ``stop`` is set the worker is asked to cancel, and killed if it has not done so after
+    ``grace_s``. However this ends, the worker is gone afterwards.
     :raises ManilaBackupError: what the driver raised.
     :raises WorkerDied: it crashed or was killed.
     """
     hooks = hooks or Hooks()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "manila_backup.data.worker", *_arguments(theirs)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
+        child = _start(theirs)
         theirs.close()
         connection = Connection(ours.detach())
         try:
-            return _follow(child, connection, task, stop, hooks)
+            return _follow(child, connection, task, _Patience(stop, grace_s), hooks)
         finally:
             _end(child, connection)
 
 
-def _arguments(theirs: socket.socket) -> list[str]:
-    return [str(theirs.fileno()), str(os.getpid())]
+def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    arguments = [str(theirs.fileno()), str(os.getpid())]
+    try:
+        return subprocess.Popen(
+            # -P: what lies in the service's working directory is not imported.
+            [sys.executable, "-P", "-m", "manila_backup.data.worker", *arguments],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise exception.WorkerDied(how=f"it could not be started: {error.strerror}") from error
+
+
+class _Patience:
+    """How long a worker that is to stop may go on."""
+
+    def __init__(self, stop: threading.Event, grace_s: float) -> None:
+        self._stop = stop
+        self._grace_s = grace_s
+        self._until_s: float | None = None
+
+    def begins(self) -> bool:
+        """True once, when the worker is to be told."""
+        if self._until_s is not None or not self._stop.is_set():
+            return False
+        self._until_s = time.monotonic() + self._grace_s
+        return True
+
+    def is_over(self) -> bool:
+        return self._until_s is not None and time.monotonic() >= self._until_s
 
 
 def _follow(
     child: subprocess.Popen[bytes],
     connection: Connection,
     task: Task,
-    stop: threading.Event,
+    patience: _Patience,
     hooks: Hooks,
 ) -> Any:
     identity = ProcessId.of(child.pid)
@@ -132,16 +169,11 @@ def _follow(
         raise exception.WorkerDied(how="before it began")
     hooks.started(identity)
     _send(connection, task)
-    patience_s = STOP_GRACE_S
-    asked = False
     while True:
-        if stop.is_set():
-            if not asked:
-                _send(connection, ("cancel", None))
-                asked = True
-            patience_s -= 0.1
-            if patience_s <= 0:
-                raise exception.Cancelled()
+        if patience.begins():
+            _send(connection, ("cancel", None))
+        if patience.is_over():
+            raise exception.Cancelled()
         if not connection.poll(0.1):
             continue
         try:
@@ -179,11 +211,17 @@ def _send(connection: Connection, message: Any) -> None:
 
 
 def _how(child: subprocess.Popen[bytes]) -> str:
+    """Looks without reaping: as long as the leader is a zombie, its group is no other's."""
+    pidfd = os.pidfd_open(child.pid)
     try:
-        code = child.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        return "it closed its connection"
-    return f"signal {-code}" if code < 0 else f"exit status {code}"
+        if not _has_ended(pidfd, 5):
+            return "it closed its connection"
+        end = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    finally:
+        os.close(pidfd)
+    if end is None or end.si_code == os.CLD_EXITED:
+        return f"exit status {end.si_status if end else 0}"
+    return f"signal {end.si_status}"
 
 
 def _end(child: subprocess.Popen[bytes], connection: Connection) -> None:

@@ -308,3 +308,8 @@ def set_progress(session: Session, backup_id: str, *, column: str, percent: int)
         .where(BackupRow.id == backup_id, target < percent)
         .values({column: percent})
     )
+
+
+def set_host(session: Session, backup_id: str, host: str) -> None:
+    """The data node that works, or last worked, on the backup."""
+    session.execute(update(BackupRow).where(BackupRow.id == backup_id).values(host=host))
