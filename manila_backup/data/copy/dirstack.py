@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one directory of a tree to another, with a bounded number of open fds.
+
+Directories are opened one component at a time, relative to their parent's fd, with O_NOFOLLOW; so
+neither PATH_MAX nor a symlink that a tenant puts in the way matters. Of a deep path only the
+lowest directories stay open; higher ones are opened again through ``..`` when the way leads back,
+and are used only if they are the same inode as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from enum import Enum
+
+from manila_backup.data.copy.sysio import OPEN_DIRECTORY, OPEN_PATH, Files, itself
+
+WINDOW = 64
+"""Directories kept open per stack."""
+
+Identity = tuple[int, int]
+"""(st_dev, st_ino)"""
+
+
+class NotTheDirectory(Exception):
+    """What is at the path is not the directory that was there before: somebody moved it."""
+
+
+class OtherMount(Exception):
+    """Another file system or bind mount is mounted there; it is not entered."""
+
+
+def identity_of(info: os.stat_result) -> Identity:
+    return info.st_dev, info.st_ino
+
+
+class Lock(Enum):
+    """What to do as an ordinary user with a directory of one's own that is closed to its owner."""
+
+    RESPECT = "respect"
+    """Fail with EACCES."""
+
+    PUT_BACK = "put back"
+    """Change its mode and put it back on leaving. A kill in between leaves it changed."""
+
+    OPEN = "open"
+    """Change its mode: it is going to get another one in any case."""
+
+
+class _Level:
+    """``lock`` is an O_PATH fd and the mode to put back, if there is one to put back."""
+
+    __slots__ = ("fd", "identity", "lock", "path")
+
+    def __init__(self, path: bytes, fd: int, identity: Identity) -> None:
+        self.path = path
+        self.fd = fd
+        self.identity = identity
+        self.lock: tuple[int, int] | None = None
+
+
+class DirStack:
+    """The way from the root to the current directory. The root's fd is the caller's."""
+
+    def __init__(
+        self,
+        root_fd: int,
+        files: Files,
+        *,
+        lock: Lock = Lock.RESPECT,
+        window: int = WINDOW,
+    ) -> None:
+        self._files = files
+        self._lock = lock if os.geteuid() else Lock.RESPECT
+        self._window = window
+        self._mount = files.mount_id(root_fd)
+        self._levels = [_Level(b"", root_fd, identity_of(files.fstat(root_fd)))]
+        self._lowest = 1  # the lowest level whose fd may be open, besides the root
+
+    def enter(self, path: bytes, expected: Identity | None = None) -> int:
+        """The fd of the directory at ``path``, valid until the next call. Cheap if it is near the
+        one before.
+
+        :raises NotTheDirectory: it is not ``expected``, or a directory on the way has been moved.
+        :raises OtherMount: another mount begins there or on the way.
+        :raises OSError: ENOENT, ENOTDIR, ELOOP if it is not, or not any more, there.
+        """
+        levels = self._levels
+        if levels[-1].path != path:
+            self._leave_for(path)
+            self._reopen()
+            here = levels[-1].path
+            rest = path[len(here) + 1 :] if here else path
+            for name in rest.split(b"/") if rest else ():
+                self._down(name)
+        elif levels[-1].fd < 0:
+            self._reopen()
+        if expected is not None and levels[-1].identity != expected:
+            raise NotTheDirectory
+        return levels[-1].fd
+
+    def close(self) -> None:
+        while len(self._levels) > 1:
+            self._close(level := self._levels.pop())
+            self._put_back(level)
+
+    # --- the way down -----------------------------------------------------------------------------
+
+    def _down(self, name: bytes) -> None:
+        here = self._levels[-1]
+        path = here.path + b"/" + name if here.path else name
+        level = _Level(path, -1, (0, 0))
+        try:
+            level.fd, level.identity = self._checked(self._open(name, here.fd, level))
+        except BaseException:
+            self._put_back(level)
+            raise
+        self._levels.append(level)
+        if len(self._levels) - self._lowest > self._window:
+            self._close(self._levels[self._lowest])
+            self._lowest += 1
+
+    def _open(self, name: bytes, dir_fd: int, level: _Level) -> int:
+        try:
+            return self._files.open(name, OPEN_DIRECTORY, dir_fd)
+        except PermissionError:
+            if self._lock is Lock.RESPECT:
+                raise
+        path_fd = self._files.open(name, OPEN_PATH | os.O_DIRECTORY, dir_fd)
+        try:
+            info = self._files.fstat(path_fd)
+            if info.st_uid != os.geteuid():
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            mode = stat.S_IMODE(info.st_mode)
+            self._files.chmod(itself(path_fd), mode | 0o700)
+            if self._lock is Lock.PUT_BACK:
+                level.lock = (path_fd, mode)
+            # Through the same inode, whatever the name means by now.
+            return self._files.open(b".", OPEN_DIRECTORY, path_fd)
+        finally:
+            if level.lock is None:
+                self._drop(path_fd)
+
+    def _put_back(self, level: _Level) -> None:
+        if level.lock is not None:
+            path_fd, mode = level.lock
+            level.lock = None
+            with contextlib.suppress(OSError):  # it may have been removed meanwhile
+                self._files.chmod(itself(path_fd), mode)
+            self._drop(path_fd)
+
+    def _checked(self, fd: int) -> tuple[int, Identity]:
+        try:
+            identity = identity_of(self._files.fstat(fd))
+            if (
+                identity[0] != self._levels[0].identity[0]
+                or self._files.mount_id(fd) != self._mount
+            ):
+                raise OtherMount
+        except BaseException:
+            self._drop(fd)
+            raise
+        return fd, identity
+
+    # --- the way up -------------------------------------------------------------------------------
+
+    def _leave_for(self, path: bytes) -> None:
+        levels = self._levels
+        while len(levels) > 1:
+            here = levels[-1].path
+            if path == here or (path.startswith(here) and path[len(here) : len(here) + 1] == b"/"):
+                return
+            left = levels.pop()
+            if levels[-1].fd < 0 and left.fd >= 0:
+                self._open_parent(left.fd, levels[-1])
+            self._close(left)
+            self._put_back(left)
+        # Reopened levels lie below ``_lowest``: it must point at the lowest one that is open.
+        self._lowest = min(self._lowest, len(levels))
+
+    def _open_parent(self, fd: int, parent: _Level) -> None:
+        """Leaves ``parent`` closed if ``..`` is another directory by now."""
+        with contextlib.suppress(OSError, OtherMount):
+            up, identity = self._checked(self._files.open(b"..", OPEN_DIRECTORY, fd))
+            if identity == parent.identity:
+                parent.fd = up
+                self._lowest = min(self._lowest, len(self._levels) - 1)
+            else:
+                self._drop(up)
+
+    def _reopen(self) -> None:
+        """Make sure that the last level is open, from the nearest open one above it."""
+        levels = self._levels
+        if levels[-1].fd >= 0:
+            return
+        wanted = levels[:]
+        while levels[-1].fd < 0:
+            self._put_back(levels.pop())
+        self._lowest = min(self._lowest, len(levels))
+        for level in wanted[len(levels) :]:
+            self._down(level.path.rpartition(b"/")[2])
+            if levels[-1].identity != level.identity:
+                raise NotTheDirectory
+
+    def _close(self, level: _Level) -> None:
+        if level.fd >= 0:
+            self._drop(level.fd)
+            level.fd = -1
+
+    def _drop(self, fd: int) -> None:
+        with contextlib.suppress(OSError):  # nothing was written through a directory's fd
+            self._files.close(fd)

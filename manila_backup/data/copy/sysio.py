@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way from the copy engine to the file system: each system call that can fail, named.
+
+It is handed in (``files=``), so that a test can let the n-th call fail, or let a rival act exactly
+between two calls. No method takes a path with more than one component, except the ``/proc`` paths
+made here, which stand for an open fd or for a name directly below one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+Place = int | bytes
+"""What attributes belong to: an fd, or :func:`itself` of an O_PATH fd."""
+
+
+def itself(path_fd: int) -> bytes:
+    """The object that an O_PATH fd stands for, symlinks and special files included: the magic link
+    leads to it and not on to a symlink's target. Calls that take an fd refuse O_PATH ones."""
+    return b"/proc/self/fd/%d" % path_fd
+
+
+class Files:
+    """The real thing, without state; arguments are fds of directories or files, and names."""
+
+    def open(self, name: bytes, flags: int, dir_fd: int, mode: int = 0o600) -> int:
+        return os.open(name, flags, mode, dir_fd=dir_fd)
+
+    def close(self, fd: int) -> None:
+        """The fd is closed also if this raises."""
+        os.close(fd)
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def lstat(self, name: bytes, dir_fd: int) -> os.stat_result:
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
+
+    def mount_id(self, fd: int) -> int:
+        """Which mount an open fd is on; tells bind mounts apart, which ``st_dev`` does not."""
+        info = os.open(b"/proc/self/fdinfo/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(info, 4096)
+        finally:
+            os.close(info)
+        return int(text.split(b"mnt_id:", 1)[1].split(None, 1)[0])
+
+    def names(self, dir_fd: int) -> Iterator[tuple[bytes, bool]]:
+        """The names in a directory, in no order, and whether each was a directory; streaming."""
+        with os.scandir(dir_fd) as listing:
+            for item in listing:
+                yield os.fsencode(item.name), item.is_dir(follow_symlinks=False)
+
+    def readlink(self, path_fd: int) -> bytes:
+        """The target of the symlink that ``path_fd`` (O_PATH) is."""
+        return os.readlink(b"", dir_fd=path_fd)
+
+    # --- content ----------------------------------------------------------------------------------
+
+    def seek(self, fd: int, offset: int, whence: int) -> int:
+        return os.lseek(fd, offset, whence)
+
+    def read(self, fd: int, buffer: memoryview, offset: int) -> int:
+        return os.preadv(fd, [buffer], offset)
+
+    def write(self, fd: int, data: memoryview, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    # --- making and removing ----------------------------------------------------------------------
+
+    def mkdir(self, name: bytes, dir_fd: int) -> None:
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+
+    def mknod(self, name: bytes, mode: int, rdev: int, dir_fd: int) -> None:
+        os.mknod(name, mode, rdev, dir_fd=dir_fd)
+
+    def symlink(self, target: bytes, name: bytes, dir_fd: int) -> None:
+        os.symlink(target, name, dir_fd=dir_fd)
+
+    def link(self, old: bytes, old_dir_fd: int, new: bytes, new_dir_fd: int) -> None:
+        os.link(old, new, src_dir_fd=old_dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
+
+    def unlink(self, name: bytes, dir_fd: int) -> None:
+        os.unlink(name, dir_fd=dir_fd)
+
+    def rmdir(self, name: bytes, dir_fd: int) -> None:
+        os.rmdir(name, dir_fd=dir_fd)
+
+    # --- attributes -------------------------------------------------------------------------------
+
+    def chown(self, place: Place, uid: int, gid: int) -> None:
+        """-1 leaves one as it is."""
+        os.chown(place, uid, gid)
+
+    def chmod(self, place: Place, mode: int) -> None:
+        os.chmod(place, mode)
+
+    def utime(self, place: Place, mtime_ns: int) -> None:
+        """Sets atime as well: Python has no way to leave it alone."""
+        os.utime(place, ns=(mtime_ns, mtime_ns))
+
+    def listxattr(self, place: Place) -> list[bytes]:
+        return [os.fsencode(name) for name in os.listxattr(place)]
+
+    def getxattr(self, place: Place, name: bytes) -> bytes:
+        return os.getxattr(place, name)
+
+    def setxattr(self, place: Place, name: bytes, value: bytes) -> None:
+        os.setxattr(place, name, value)
+
+    def removexattr(self, place: Place, name: bytes) -> None:
+        os.removexattr(place, name)
+
+
+SYSTEM = Files()

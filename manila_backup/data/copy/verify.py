@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare a stored data tree with its catalog."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from manila_backup.data.catalog.entry import Entry, EntrySource, EntryType, one_pass
+from manila_backup.data.copy.base import CopyOptions
+from manila_backup.data.copy.content import Mover
+from manila_backup.data.copy.dirstack import Identity, identity_of
+from manila_backup.data.copy.errors import ContentDamaged
+from manila_backup.data.copy.stored import StoredFiles
+from manila_backup.data.copy.sysio import SYSTEM, Files
+from manila_backup.data.copy.tally import Tally
+from manila_backup.data.copy.ticks import Ticks
+from manila_backup.data.copy.walk import Walk
+from manila_backup.exception import Cancelled, CopyFailed
+from manila_backup.names import printable
+from manila_backup.types import Counters
+
+_READ_BYTES = CopyOptions().read_ahead_bytes
+
+
+def verify_tree(
+    entries: EntrySource,
+    data_fd: int,
+    *,
+    plain_target: bool = True,
+    progress: Callable[[Counters], None],
+    cancelled: Callable[[], bool],
+    files: Files = SYSTEM,
+) -> Iterator[str]:
+    """Read everything back; yields each problem as ``path: what``, printable: first those of the
+    catalog's entries in their order, then what is in the tree and not in the catalog.
+
+    Presence, type, size, link targets, hard links, checksums. What cannot be read (EIO, EACCES) is
+    a problem, too. What lies where the catalog has a hole is not looked at: a restore does not read
+    it either. Counts what it reads into ``progress``. Memory: a number per hard-link group.
+    :raises Cancelled:
+    :raises CatalogDamaged: as the entries raise.
+    """
+    tally = Tally(progress)
+    ticks = Ticks(tally, cancelled)
+    stored = StoredFiles(data_fd, files)
+    check = _Check(stored, plain_target=plain_target)
+    mover = Mover(files, _READ_BYTES, ticks.content)
+    try:
+        with one_pass(entries) as stream:
+            for entry in stream:
+                ticks.check()
+                yield from _problems(entry, check, stored, mover)
+                _count(entry, tally)
+                tally.report()
+    finally:
+        stored.close()
+    yield from _extra(entries, data_fd, cancelled, files)
+
+
+def check_presence(
+    entries: EntrySource,
+    data_fd: int,
+    *,
+    plain_target: bool = True,
+    cancelled: Callable[[], bool],
+    files: Files = SYSTEM,
+) -> Iterator[str]:
+    """The cheap part of :func:`verify_tree`: presence, type and size of each entry; opens no file
+    and does not look for what the catalog lacks.
+    """
+    stored = StoredFiles(data_fd, files)
+    check = _Check(stored, plain_target=plain_target)
+    try:
+        with one_pass(entries) as stream:
+            for entry in stream:
+                if cancelled():
+                    raise Cancelled
+                problem = check.look(entry)
+                if problem is not None:
+                    yield _line(entry, problem)
+    finally:
+        stored.close()
+
+
+def _problems(entry: Entry, check: _Check, stored: StoredFiles, mover: Mover) -> Iterator[str]:
+    problem = check.look(entry)
+    if problem is not None:
+        yield _line(entry, problem)
+        return
+    try:
+        if entry.type is EntryType.SYMLINK and "special" not in entry.losses:
+            if stored.readlink(entry) != entry.link_target:
+                yield _line(entry, "its link target is another one in the store")
+        elif entry.content is not None:
+            with stored.opened(entry) as fd:
+                mover.verify(entry, entry.content, fd)
+    except ContentDamaged as error:
+        yield str(error)
+    except OSError as error:
+        yield _line(entry, f"it cannot be read: {os.strerror(error.errno or 0)}")
+
+
+def _count(entry: Entry, tally: Tally) -> None:
+    if entry.type is EntryType.DIRECTORY:
+        tally.directories += 1
+    elif entry.type is EntryType.FILE:
+        tally.files += 1
+    else:
+        tally.others += 1
+
+
+class _Check:
+    """What can be seen of an entry without opening it."""
+
+    def __init__(self, stored: StoredFiles, *, plain_target: bool) -> None:
+        self._stored = stored
+        self._plain = plain_target
+        self._groups: dict[int, Identity] = {}
+
+    def look(self, entry: Entry) -> str | None:
+        """What is wrong with it, None if nothing is."""
+        if "special" in entry.losses or (self._plain and entry.type.is_special):
+            return None
+        try:
+            info = self._stored.look(entry)
+        except OSError as error:
+            return f"it cannot be looked at: {os.strerror(error.errno or 0)}"
+        if info is None:
+            return "it is missing in the store"
+        if stat.S_IFMT(info.st_mode) != entry.type.file_format:
+            return "it is of another type in the store"
+        if entry.type is EntryType.FILE and info.st_size != entry.size:
+            return f"it has {info.st_size} bytes in the store, not {entry.size}"
+        return self._look_at_link(entry, info)
+
+    def _look_at_link(self, entry: Entry, info: os.stat_result) -> str | None:
+        if entry.link_group is None or "link" in entry.losses:
+            return None
+        inode = self._groups.setdefault(entry.link_group, identity_of(info))
+        if inode != identity_of(info):
+            return "it is not the hard link in the store that it should be"
+        return None
+
+
+def _extra(
+    entries: EntrySource, data_fd: int, cancelled: Callable[[], bool], files: Files
+) -> Iterator[str]:
+    """What the tree has and the catalog lacks; of a directory only the directory."""
+    walk = Walk(data_fd, files=files, cancelled=cancelled, on_skip=lambda path: None)
+    with one_pass(entries) as stream:
+        path = _next_path(stream)
+        try:
+            for found in walk:
+                while path is not None and path < found.path:
+                    path = _next_path(stream)
+                if path != found.path:
+                    walk.skip()
+                    yield f"{printable(found.path)}: it is in the store but not in the catalog"
+        except CopyFailed as error:
+            yield str(error)
+
+
+def _next_path(stream: Iterator[Entry]) -> bytes | None:
+    entry = next(stream, None)
+    return None if entry is None else entry.path
+
+
+def _line(entry: Entry, problem: str) -> str:
+    return f"{printable(entry.path)}: {problem}"

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees deeper than PATH_MAX, names of every kind, many names; with bounded fds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manila_backup.data.copy.dirstack import DirStack, NotTheDirectory, identity_of
+from manila_backup.data.copy.listing import SortedNames, Spill
+from manila_backup.data.copy.measure import measure_tree
+from manila_backup.data.copy.remove import remove_tree
+from manila_backup.data.copy.sysio import SYSTEM, Files
+from manila_backup.data.copy.verify import verify_tree
+from manila_backup.data.copy.walk import Walk
+from manila_backup.names import PRINTABLE_LIMIT
+from tests.data.copy.conftest import Opened, Run, no_progress, not_cancelled
+from tests.support.syscalls import CountingFds, Faulty, open_fds
+from tests.support.trees import assert_same, differences, snapshot
+
+LEVELS = 600
+
+
+def dig(root: Path, levels: int, name: bytes) -> None:
+    """A chain of directories with a file beside each, which comes before what is in it."""
+    fd = os.open(root, os.O_RDONLY)
+    for level in range(levels):
+        os.mkdir(name, dir_fd=fd)
+        os.close(os.open(name + b"-", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        deeper = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.utime(deeper, ns=(level, level))
+        os.close(fd)
+        fd = deeper
+    os.close(fd)
+
+
+def remove(path: Path, files: Files = SYSTEM) -> int:
+    with Opened(path.parent) as parent:
+        return remove_tree(parent, os.fsencode(path.name), cancelled=not_cancelled, files=files)
+
+
+@pytest.fixture
+def deep(run: Run) -> Iterator[Run]:
+    dig(run.source, LEVELS, b"n" * 60)
+    yield run
+    for tree in (run.source, run.data, run.target):
+        remove(tree)
+
+
+def test_a_tree_far_deeper_than_path_max(deep: Run) -> None:
+    files = CountingFds()
+    fds = len(open_fds())
+    deep.backup(files=files)
+    with Opened(deep.data) as data:
+        assert not list(
+            verify_tree(deep.entries, data, progress=no_progress, cancelled=not_cancelled)
+        )
+        assert measure_tree(data, cancelled=not_cancelled).entries == 2 * LEVELS + 1
+    dig(deep.target, LEVELS // 2, b"o" * 60)
+    deep.restore(files=files)
+    assert files.most - fds < 250
+    assert_same(str(deep.source), str(deep.target))
+    assert max(len(entry.path) for entry in deep.entries()) > 8 * 4096
+
+
+def test_removal_of_it_needs_a_handful_of_fds(deep: Run) -> None:
+    files = CountingFds()
+    fds = len(open_fds())
+    assert remove(deep.source, files) == 2 * LEVELS + 1
+    assert not deep.source.exists()
+    assert files.most - fds <= 6
+    deep.source.mkdir()
+
+
+def test_the_cost_of_removing_a_level_does_not_depend_on_the_depth(tmp_path: Path) -> None:
+    calls = []
+    for levels in (20, 1000):
+        fd = os.open(tmp_path, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir(b"d", dir_fd=fd)
+            deeper = os.open(b"d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        os.close(fd)
+        files = Faulty(0, 0)
+        assert remove(tmp_path / "d", files) == levels
+        calls.append(files.calls / levels)
+    assert calls[1] < calls[0] + 0.2
+
+
+NAMES = [
+    b"new\nline",
+    b"\xff\xfe\xfd",
+    b"-rf",
+    b" ",
+    b"*",
+    b"n" * 255,
+    "\N{LATIN SMALL LETTER E WITH ACUTE}".encode(),
+    "e\N{COMBINING ACUTE ACCENT}".encode(),
+    b"a\\x41",
+    b"\x1b[31m",
+    "\N{RIGHT-TO-LEFT OVERRIDE}".encode(),
+    b"...",
+    b".hidden",
+    b"%s%n",
+    b'"; rm',
+]
+
+
+def test_names_of_every_kind(run: Run) -> None:
+    with Opened(run.source) as root:
+        for name in NAMES:
+            os.mkdir(name, dir_fd=root)
+            path = b"/proc/self/fd/%d/%s" % (root, name)
+            with open(os.path.join(path, name), "wb") as file:
+                file.write(name)
+            os.symlink(name, os.path.join(path, b"link"))
+    run.backup()
+    run.restore()
+    assert_same(str(run.source), str(run.target))
+    assert [entry.path for entry in run.entries()] == sorted(snapshot(str(run.source)))
+    assert remove(run.target) == 1 + 3 * len(NAMES)
+
+
+def test_problems_have_printable_names(run: Run) -> None:
+    for name in NAMES:
+        Path(os.fsdecode(os.fsencode(run.source) + b"/" + name)).write_bytes(b"x")
+    run.backup()
+    shutil.rmtree(run.data)
+    run.data.mkdir()
+    with Opened(run.data) as data:
+        problems = list(
+            verify_tree(run.entries, data, progress=no_progress, cancelled=not_cancelled)
+        )
+    assert len(problems) == len(NAMES)
+    assert all(problem.isprintable() and len(problem) < PRINTABLE_LIMIT for problem in problems)
+
+
+# --- directories with many names ------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    names=st.lists(st.binary(min_size=1, max_size=5).filter(lambda n: b"\0" not in n)),
+    run_names=st.integers(1, 8),
+    put_away=st.booleans(),
+    taken=st.integers(0, 5),
+)
+def test_names_are_sorted_once_each_however_they_are_kept(
+    names: list[bytes], run_names: int, put_away: bool, taken: int
+) -> None:
+    spill = Spill()
+    try:
+        outer = SortedNames(iter(names), spill, run_names=run_names)
+        found = []
+        for number in range(len(names) + 1):
+            if number == taken and put_away:
+                outer.put_away()
+                assert outer.held == 0
+                inner = SortedNames(iter(names), spill, run_names=2)
+                while inner.next is not None:
+                    inner.advance()
+                inner.close()
+            if outer.next is None:
+                break
+            found.append(outer.next)
+            outer.advance()
+        assert found == sorted(set(names))
+        outer.close()
+        assert spill.end == 0
+    finally:
+        spill.close()
+
+
+@pytest.mark.parametrize("held_names", [0, 60, 1000])
+def test_a_wide_tree_is_walked_with_most_of_its_names_on_disk(run: Run, held_names: int) -> None:
+    for directory in ("a", "a/b", "a/b/c", "a0"):
+        (run.source / directory).mkdir()
+        for number in range(50):
+            (run.source / directory / f"z{number}").touch()
+    most = 0
+    with Opened(run.source) as source:
+        walk = Walk(
+            source,
+            files=SYSTEM,
+            cancelled=not_cancelled,
+            on_skip=lambda path: None,
+            held_names=held_names,
+        )
+        found = []
+        for entry in walk:
+            found.append(entry.path)
+            most = max(most, sum(frame.names.held for frame in walk._frames))
+    assert found == sorted(snapshot(str(run.source)))
+    assert most <= held_names + 55 if held_names < 1000 else most > 100
+
+
+# --- the stack of directories ---------------------------------------------------------------------
+
+_PARTS = st.lists(st.sampled_from([b"a", b"b", b"ab"]), max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(paths=st.lists(_PARTS.map(b"/".join), max_size=12), window=st.integers(1, 4))
+def test_any_way_through_a_tree_reaches_the_right_directories(
+    paths: list[bytes], window: int
+) -> None:
+    with tempfile.TemporaryDirectory() as top:
+        for path in paths:
+            os.makedirs(os.path.join(os.fsencode(top), path), exist_ok=True)
+        before = open_fds()
+        with Opened(top) as root:
+            stack = DirStack(root, SYSTEM, window=window)
+            for path in paths:
+                wanted = identity_of(os.stat(os.path.join(os.fsencode(top), path)))
+                assert identity_of(os.fstat(stack.enter(path, wanted))) == wanted
+                assert len(open_fds() - before) <= window + 2
+            stack.close()
+            assert len(open_fds() - before) == 1
+
+
+def test_a_directory_that_is_another_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with Opened(tmp_path) as root:
+        stack = DirStack(root, SYSTEM)
+        wanted = identity_of(os.stat(tmp_path / "a"))
+        stack.enter(b"a", wanted)
+        stack.enter(b"")
+        (tmp_path / "a").rename(tmp_path / "c")
+        (tmp_path / "a").mkdir()
+        with pytest.raises(NotTheDirectory):
+            stack.enter(b"a", wanted)
+        assert stack.enter(b"a") >= 0
+        with pytest.raises(FileNotFoundError):
+            stack.enter(b"a/b")
+        assert identity_of(os.fstat(stack.enter(b"c/b"))) == identity_of(
+            os.stat(tmp_path / "c" / "b")
+        )
+        stack.close()
+
+
+def test_differences_are_found_by_the_comparer(run: Run) -> None:
+    """The judge of all these tests sees each kind of difference."""
+    (run.source / "f").write_bytes(b"x" * 5000)
+    assert differences(snapshot(str(run.source)), snapshot(str(run.target)))
+    run.copy()
+    base = snapshot(str(run.source))
+    harms = [
+        lambda path: os.chmod(path, 0o600),
+        lambda path: os.utime(path, ns=(1, 1)),
+        lambda path: os.setxattr(path, "user.x", b"1"),
+        lambda path: os.truncate(path, 4096),
+        lambda path: os.truncate(path, 1 << 20),
+        lambda path: path.write_bytes(b"y" * 5000),
+        lambda path: os.link(path, path.parent / "g"),
+        lambda path: path.unlink(),
+    ]
+    for harm in harms:
+        run.copy(None)
+        assert differences(base, snapshot(str(run.target))) == []
+        harm(run.target / "f")
+        assert differences(base, snapshot(str(run.target)))
+        remove(run.target)
+        run.target.mkdir()
