@@ -5,10 +5,10 @@ Every sentence here has a test in ``tests/data/drivers/test_driver_contract.py``
 all drivers. Drivers run in a worker process of their own, hold no database session and know
 nothing of shares, grants or quotas. They are found by the entry point group
 ``manila_backup.drivers`` and constructed with the path of the mounted backup share and, as the
-keyword ``mount_id``, the mount that it must be on. A ref whose
-parts cannot name directories is refused with :class:`~manila_backup.exception.InvalidBackup` before
-any path is touched; a tree that is not the mount it should be, with ``MountFailed``. A store that
-cannot be read (EIO, ESTALE) is ``CopyFailed``, never taken for an empty one.
+keyword ``mount_id``, the mount that it must be on. A ref whose parts cannot name directories is
+refused with :class:`~manila_backup.exception.InvalidBackup` before any path is touched; a tree or
+store that is not the mount it should be, with ``MountFailed``. A store that cannot be read (EIO,
+ESTALE) is ``CopyFailed``, never taken for an empty one.
 """
 
 from __future__ import annotations
