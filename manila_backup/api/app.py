@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the API together: our application, and the middlewares of OpenStack around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from oslo_config import cfg
+from oslo_middleware import http_proxy_to_wsgi, request_id
+
+from manila_backup import policies
+from manila_backup.api import healthcheck, openapi
+from manila_backup.api.context import Authenticator, KeystoneAuth, NoAuth
+from manila_backup.api.options import Settings
+from manila_backup.api.request import Services, no_manifest_check
+from manila_backup.api.route import RouteTable
+from manila_backup.api.routes import ROUTES
+from manila_backup.api.wsgi import Application
+from manila_backup.share.base import ShareProvider
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from manila_backup.data.rpcapi import Waker
+    from manila_backup.db.backups import Backup
+    from manila_backup.db.engine import Database
+
+
+def build_app(
+    settings: Settings,
+    database: Database,
+    provider: ShareProvider,
+    waker: Waker,
+    extra_routes: RouteTable = (),
+    *,
+    conf: cfg.ConfigOpts | None = None,
+    manifest_exists: Callable[[Backup], bool] = no_manifest_check,
+) -> WSGIApplication:
+    """The WSGI callable.
+
+    :param extra_routes: a table of more routes, the local shares API's for example; their policies
+        must be among :func:`manila_backup.policies.list_rules`.
+    :param conf: for what OpenStack's libraries read by themselves: [oslo_policy],
+        [keystone_authtoken], [oslo_middleware], [healthcheck]. Without one their defaults hold.
+    :param manifest_exists: see :class:`~manila_backup.api.request.Services`.
+    """
+    if conf is None:
+        conf = cfg.ConfigOpts()
+        conf([], project="manila-backup", default_config_files=[], default_config_dirs=[])
+    services = Services(
+        settings=settings,
+        database=database,
+        provider=provider,
+        waker=waker,
+        enforcer=policies.build_enforcer(conf),
+        manifest_exists=manifest_exists,
+    )
+    authenticator: Authenticator = (
+        KeystoneAuth() if settings.auth_strategy == "keystone" else NoAuth(settings.noauth_hosts)
+    )
+    table = (*ROUTES, *extra_routes)
+    app: Any = Application((*table, *openapi.routes(table)), services, authenticator)
+    if settings.auth_strategy == "keystone":
+        app = _behind_keystone(app, conf)
+    app = _Health(app, healthcheck.build(conf, database))
+    app = http_proxy_to_wsgi.HTTPProxyToWSGI(app, conf)
+    return request_id.RequestId(app, conf)  # type: ignore[no-any-return]
+
+
+def _behind_keystone(app: WSGIApplication, conf: cfg.ConfigOpts) -> WSGIApplication:
+    from keystonemiddleware import auth_token
+
+    # Delayed: our application refuses, in Manila's error format, and lets version documents pass.
+    options = {"delay_auth_decision": True, "oslo_config_config": conf}
+    protected: WSGIApplication = auth_token.AuthProtocol(app, options)
+    return protected
+
+
+class _Health:
+    """Sends ``/healthcheck`` past identity and routing."""
+
+    def __init__(self, app: WSGIApplication, health: WSGIApplication) -> None:
+        self._app = app
+        self._health = health
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        chosen = self._health if environ.get("PATH_INFO") == "/healthcheck" else self._app
+        return chosen(environ, start_response)
