@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test has: a migrated database, and two rules that no test may break.
+
+No skips where everything can run: on Debian as root a skipped test counts as failed (deselecting
+by marks is allowed). No child processes left behind: a test that starts one ends it and waits for
+it; what a fixture of a wider scope starts must be gone when the run ends.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from manila_backup.db.engine import Database
+
+# --- databases ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the newest schema and no rows. To be copied, never opened."""
+    from manila_backup.db import migration
+    from manila_backup.db.engine import Database
+
+    path = tmp_path_factory.mktemp("migrated") / "state.sqlite"
+    database = Database(f"sqlite:///{path}")
+    migration.sync(database)
+    database.close()
+    # The last connection's end folds the log into the file; only then is one file all of it.
+    assert not Path(f"{path}-wal").exists()
+    return path
+
+
+@pytest.fixture
+def database_file(migrated_file: Path, tmp_path: Path) -> Path:
+    """A migrated, empty SQLite file of this test's own."""
+    return Path(shutil.copy(migrated_file, tmp_path / "state.sqlite"))
+
+
+@pytest.fixture
+def database(database_file: Path) -> Iterator[Database]:
+    """A migrated, empty database of this test's own."""
+    from manila_backup.db.engine import Database
+
+    found = Database(f"sqlite:///{database_file}")
+    yield found
+    found.close()
+
+
+# --- no skips -------------------------------------------------------------------------------------
+
+
+def _everything_can_run() -> bool:
+    try:
+        return os.geteuid() == 0 and platform.freedesktop_os_release().get("ID") == "debian"
+    except OSError:
+        return False
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    expected_to_fail = hasattr(report, "wasxfail")
+    if report.skipped and not expected_to_fail and _everything_can_run():
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"On Debian as root nothing may be skipped. {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+# --- no processes left behind ---------------------------------------------------------------------
+
+_KEPT_BY_PYTHON = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
+"""One each per process, started by multiprocessing at its first use and ended with us."""
+
+_children_before_call = pytest.StashKey[dict[int, str]]()
+
+
+def _children() -> dict[int, str]:
+    """Our child processes, dead ones that nobody waited for included: pid -> command line."""
+    found = {}
+    for listing in Path("/proc/self/task").glob("*/children"):
+        try:
+            pids = [int(pid) for pid in listing.read_text().split()]
+        except OSError:  # the thread has ended meanwhile
+            continue
+        for pid in pids:
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if not any(kept in command for kept in _KEPT_BY_PYTHON):
+                found[pid] = command.replace(b"\0", b" ").decode(errors="replace") or "(a zombie)"
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    # Taken after the set-up: services that a wider fixture has started may live on.
+    item.stash[_children_before_call] = _children()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    result = yield
+    before = item.stash.get(_children_before_call, None)
+    if before is not None:
+        left = {pid: command for pid, command in _children().items() if pid not in before}
+        assert not left, f"the test left child processes behind: {left}"
+    return result
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    left = _children()
+    if left:
+        reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"the run left child processes behind: {left}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listing backups, compared with a naive sort and filter of the same rows in Python."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from manila_backup import exception
+from manila_backup.db import backups
+from manila_backup.db.backups import SORT_COLUMNS, Backup, BackupFilter
+from manila_backup.db.engine import Database
+from tests.db.builders import OTHER_PROJECT, PROJECT, ids, put_backup
+
+SORTED_BY = {
+    # Key of the API -> attribute of a backup, written out by hand.
+    "id": "id",
+    "status": "status",
+    "size": "size_gib",
+    "share_id": "share_id",
+    "progress": "progress",
+    "restore_progress": "restore_progress",
+    "name": "name",
+    "display_name": "name",
+    "description": "description",
+    "host": "host",
+    "topic": "topic",
+    "project_id": "project_id",
+    "availability_zone": "availability_zone",
+    "created_at": "created_at_us",
+    "updated_at": "updated_at_us",
+}
+NAMES = [None, "", "a", "A", "b", "b", "ä", "a_b", "a%b", "azb", "a/b", None, "z\n", "日本"]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Ties and NULLs in every column that can have them; ids in no order of anything else."""
+    return [
+        {
+            "id": f"{(5 * number) % 14:08}-backup",
+            "project_id": PROJECT if number % 3 else OTHER_PROJECT,
+            "share_id": f"share-{number % 5}",
+            "status": ["available", "error", "creating", "deleting"][number % 4],
+            "size_gib": number % 3,
+            "progress": 10 * (number % 4),
+            "restore_progress": 10 * (number % 3),
+            "name": NAMES[number],
+            "description": [None, "50% off", "50 times off", "x", "x"][number % 5],
+            "host": [None, "node-1", "node-2"][number % 3],
+            "topic": [None, "t"][number % 2],
+            "availability_zone": [None, "az-1", "az-2", "az-1"][number % 4],
+            "created_at_us": 1000 + number // 3,
+            "updated_at_us": None if number % 4 == 1 else 3000 - number // 2,
+        }
+        for number in range(14)
+    ]
+
+
+@pytest.fixture(scope="module")
+def listed(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    path = shutil.copy(migrated_file, tmp_path_factory.mktemp("listed"))
+    database = Database(f"sqlite:///{path}")
+    with database.writer() as session:
+        for columns in rows():
+            put_backup(session, **columns)
+        put_backup(session, status="deleted", name="a", share_id="share-1", host="node-1")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def session(listed: Database) -> Iterator[Session]:
+    with listed.reader() as session:
+        yield session
+
+
+def naive(found: list[Backup], attribute: str, *, descending: bool) -> list[str]:
+    """Ids sorted the slow way: ties by id, and what has no value last in both directions."""
+    by_id = sorted(found, key=lambda backup: backup.id)
+    valued = [backup for backup in by_id if getattr(backup, attribute) is not None]
+    valued.sort(key=lambda backup: getattr(backup, attribute), reverse=descending)
+    if descending:  # reverse keeps ties in their order, which is the one by id
+        assert all(
+            getattr(a, attribute) != getattr(b, attribute) or a.id < b.id
+            for a, b in pairwise(valued)
+        )
+    return ids(valued) + ids(b for b in by_id if getattr(b, attribute) is None)
+
+
+def test_the_sort_keys_are_these() -> None:
+    assert set(SORT_COLUMNS) == set(SORTED_BY)
+
+
+@pytest.mark.parametrize("descending", [False, True], ids=["asc", "desc"])
+@pytest.mark.parametrize("sort_key", SORTED_BY)
+def test_order(session: Session, sort_key: str, descending: bool) -> None:
+    found = backups.find(session, BackupFilter(), sort_key=sort_key, descending=descending)
+    assert len(found) == 14
+    assert ids(found) == naive(found, SORTED_BY[sort_key], descending=descending)
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+@pytest.mark.parametrize("descending", [False, True], ids=["asc", "desc"])
+@pytest.mark.parametrize("sort_key", SORTED_BY)
+def test_pages_by_marker_are_pages_by_offset_are_the_whole(
+    session: Session, sort_key: str, descending: bool, limit: int
+) -> None:
+    def page(**where: Any) -> list[str]:
+        found = backups.find(
+            session, BackupFilter(), sort_key=sort_key, descending=descending, **where
+        )
+        return ids(found)
+
+    whole = page()
+    by_marker, by_offset = page(limit=limit), page(limit=limit)
+    for _ in whole:  # a bound: pages that repeat themselves would never end
+        by_marker += page(limit=limit, marker=by_marker[-1])
+        by_offset += page(limit=limit, offset=len(by_offset))
+    assert by_marker == whole
+    assert by_offset == whole
+
+
+def test_newest_first_is_the_default(session: Session) -> None:
+    found = backups.find(session, BackupFilter())
+    assert ids(found) == naive(found, "created_at_us", descending=True)
+
+
+def test_a_page_beyond_the_end_is_empty(session: Session) -> None:
+    assert backups.find(session, BackupFilter(), offset=14) == []
+    assert backups.find(session, BackupFilter(), limit=0) == []
+    last = backups.find(session, BackupFilter())[-1]
+    assert backups.find(session, BackupFilter(), marker=last.id) == []
+
+
+def test_offset_without_limit_counts_from_the_marker(session: Session) -> None:
+    whole = backups.find(session, BackupFilter())
+    assert backups.find(session, BackupFilter(), offset=3) == whole[3:]
+    assert backups.find(session, BackupFilter(), marker=whole[4].id, offset=2) == whole[7:]
+
+
+def test_a_marker_of_a_filtered_list_need_not_match_the_filter(session: Session) -> None:
+    """A backup may change its status between two pages."""
+    whole = backups.find(session, BackupFilter())
+    marker = next(backup for backup in whole if backup.status == "error")
+    after = whole[whole.index(marker) + 1 :]
+    found = backups.find(session, BackupFilter(status="available"), marker=marker.id)
+    assert found == [backup for backup in after if backup.status == "available"]
+
+
+def test_an_unknown_marker_is_told(session: Session) -> None:
+    with pytest.raises(exception.BackupNotFound):
+        backups.find(session, BackupFilter(), marker="nothing")
+
+
+def test_another_projects_backup_is_no_marker(session: Session) -> None:
+    """Else the length of my pages, sorted by name, would tell what the other's name is."""
+    (foreign, *_) = backups.find(session, BackupFilter(project_id=OTHER_PROJECT))
+    with pytest.raises(exception.BackupNotFound):
+        backups.find(session, BackupFilter(project_id=PROJECT), marker=foreign.id)
+    assert backups.find(session, BackupFilter(), marker=foreign.id)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("project_id", [PROJECT, OTHER_PROJECT, "nobody"]),
+        ("share_id", ["share-0", "share-1", "share-9"]),
+        ("status", ["available", "error", "deleted"]),
+        ("name", ["", "a", "A", "b", "a_b", "a%b", "z\n", "日本", "ä", "nothing"]),
+        ("description", ["50% off", "x", "50"]),
+        ("topic", ["t", "T"]),
+        ("host", ["node-1", "node"]),
+    ],
+)
+def test_equality_filters(session: Session, name: str, values: list[str]) -> None:
+    whole = backups.find(session, BackupFilter())
+    for value in values:
+        found = backups.find(session, BackupFilter(**{name: value}))
+        assert found == [backup for backup in whole if getattr(backup, name) == value], value
+
+
+def test_filters_add_up(session: Session) -> None:
+    whole = backups.find(session, BackupFilter())
+    found = backups.find(session, BackupFilter(project_id=PROJECT, share_id="share-1", host="x"))
+    assert found == []
+    found = backups.find(session, BackupFilter(project_id=PROJECT, share_id="share-1"))
+    assert found == [b for b in whole if (b.project_id, b.share_id) == (PROJECT, "share-1")]
+    assert found
+
+
+@pytest.mark.parametrize(
+    "part", ["_", "%", "/", "a_", "a%b", "%%", "_b", "\n", "本", "b", "\\", "'"]
+)
+def test_like_takes_every_character_for_itself(session: Session, part: str) -> None:
+    whole = backups.find(session, BackupFilter())
+    by_name = backups.find(session, BackupFilter(name_like=part))
+    assert by_name == [b for b in whole if b.name is not None and part in b.name]
+    by_description = backups.find(session, BackupFilter(description_like=part))
+    assert by_description == [
+        b for b in whole if b.description is not None and part in b.description
+    ]
+
+
+def test_like_of_nothing_matches_every_text(session: Session) -> None:
+    whole = backups.find(session, BackupFilter())
+    found = backups.find(session, BackupFilter(name_like=""))
+    assert found == [backup for backup in whole if backup.name is not None]
+
+
+def test_deleted_backups_are_unseen(database: Database) -> None:
+    with database.writer() as session:
+        deleted = put_backup(session, status="deleted", name="gone")
+        kept = put_backup(session, name="kept")
+    with database.reader() as session:
+        assert ids(backups.find(session, BackupFilter())) == [kept]
+        assert backups.find(session, BackupFilter(status="deleted")) == []
+        assert backups.find(session, BackupFilter(name="gone")) == []
+        with pytest.raises(exception.BackupNotFound):
+            backups.find(session, BackupFilter(), marker=deleted)
+        with pytest.raises(exception.BackupNotFound):
+            backups.get(session, deleted)
+        assert backups.exists(session, deleted)

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The queue of work: order, leases by the database's clock, cancelling. Races are elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+from oslo_db import exception as db_exc
+
+from manila_backup import exception
+from manila_backup.db import operations
+from manila_backup.db.engine import Database
+from manila_backup.db.models import OperationRow
+from manila_backup.db.operations import Operation
+from manila_backup.states import OperationEvent, OperationKind, OperationStatus, Phase
+from manila_backup.types import Counters, RestoreMode
+from tests.db.builders import (
+    NOON_US,
+    FakeClock,
+    committed,
+    ids,
+    new_id,
+    new_operation,
+    put_operation,
+    row_of,
+)
+
+S = 1_000_000
+
+
+def claim(database: Database, operation_id: str, *, lease_s: float = 60) -> Operation:
+    with database.writer() as session:
+        seen = operations.get(session, operation_id)
+        return operations.take(session, seen, OperationEvent.CLAIM, host="node-1", lease_s=lease_s)
+
+
+def reload(database: Database, operation_id: str) -> Operation:
+    with database.reader() as session:
+        return operations.get(session, operation_id)
+
+
+# --- making and reading ---------------------------------------------------------------------------
+
+
+def test_create(database: Database, clock: FakeClock) -> None:
+    new = new_operation(kind=OperationKind.RESTORE, mode=RestoreMode.MERGE, share_was_in_error=True)
+    made = database.write(lambda session: operations.create(session, new))
+    assert reload(database, made.id) == made
+    assert made.kind is OperationKind.RESTORE
+    assert made.status is OperationStatus.QUEUED
+    assert made.mode is RestoreMode.MERGE
+    assert (made.backup_id, made.share_id) == (new.backup_id, new.share_id)
+    assert (made.user_id, made.request_id) == ("user-1", "req-1")
+    assert (made.epoch, made.attempts, made.progress) == (0, 0, 0)
+    assert (made.phase, made.host, made.lease_until_us) == (None, None, None)
+    assert made.counters == Counters()
+    assert (made.created_at_us, made.not_before_us) == (NOON_US, NOON_US)
+    assert made.share_was_in_error
+    assert [made.cancel_requested, made.then_delete, made.share_written] == [False] * 3
+
+
+def test_a_backup_has_one_active_operation_and_any_number_of_past_ones(
+    database: Database,
+) -> None:
+    backup_id = new_id()
+    for status in ("done", "failed", "cancelled", "done"):
+        with database.writer() as session:
+            put_operation(session, backup_id=backup_id, status=status)
+    with database.writer() as session:
+        active = operations.create(session, new_operation(backup_id=backup_id))
+    with database.reader() as session:
+        assert operations.active_of_backup(session, backup_id) == active
+        assert operations.active_of_backup(session, new_id()) is None
+        assert len(operations.of_backup(session, backup_id)) == 5
+    before = committed(database)
+    with pytest.raises(db_exc.DBDuplicateEntry), database.writer() as session:
+        operations.create(session, new_operation(backup_id=backup_id))
+    assert committed(database) == before
+
+
+@pytest.mark.parametrize("event", ["finish", "fail", "cancel"])
+def test_an_ended_operation_makes_room_for_the_next(database: Database, event: str) -> None:
+    new = new_operation()
+    made = database.write(lambda session: operations.create(session, new))
+    held = claim(database, made.id)
+    with database.writer() as session:
+        operations.transition(session, held, OperationEvent(event))
+        following = operations.create(session, new)
+    with database.reader() as session:
+        assert operations.active_of_backup(session, new.backup_id) == following
+
+
+def test_a_retry_keeps_its_place(database: Database) -> None:
+    new = new_operation()
+    made = database.write(lambda session: operations.create(session, new))
+    held = claim(database, made.id)
+    with database.writer() as session:
+        operations.transition(session, held, OperationEvent.RETRY)
+    with pytest.raises(db_exc.DBDuplicateEntry), database.writer() as session:
+        operations.create(session, new)
+
+
+def test_of_backup_is_newest_first_and_bounded(database: Database, clock: FakeClock) -> None:
+    backup_id = new_id()
+    made = []
+    for second in range(4):
+        clock.now_us = NOON_US + second * S
+        with database.writer() as session:
+            made.append(
+                put_operation(
+                    session, backup_id=backup_id, status="done", created_at_us=clock.now_us
+                )
+            )
+    with database.writer() as session:
+        put_operation(session, status="done")
+    with database.reader() as session:
+        assert ids(operations.of_backup(session, backup_id)) == made[::-1]
+        assert ids(operations.of_backup(session, backup_id, limit=2)) == made[:1:-1]
+
+
+def test_get_of_what_is_not_there(database: Database) -> None:
+    with pytest.raises(exception.OperationNotFound), database.reader() as session:
+        operations.get(session, "nothing")
+
+
+# --- who may be claimed ---------------------------------------------------------------------------
+
+
+def test_claimable_is_oldest_first_and_only_what_is_due_by_the_databases_clock(
+    database: Database, clock: FakeClock
+) -> None:
+    with database.writer() as session:
+        put_operation(session, status="running", created_at_us=NOON_US - 9 * S)
+        put_operation(session, status="done", created_at_us=NOON_US - 9 * S)
+        late = put_operation(session, created_at_us=NOON_US - 1 * S)
+        early = put_operation(session, created_at_us=NOON_US - 3 * S)
+        waiting = put_operation(
+            session, created_at_us=NOON_US - 5 * S, not_before_us=NOON_US + 10 * S
+        )
+    with database.reader() as session:
+        assert ids(operations.claimable(session)) == [early, late]
+        assert ids(operations.claimable(session, limit=1)) == [early]
+    clock.advance(9.999999)
+    with database.reader() as session:
+        assert ids(operations.claimable(session)) == [early, late]
+    clock.advance(0.000001)
+    with database.reader() as session:
+        assert ids(operations.claimable(session)) == [waiting, early, late]
+
+
+def test_leftovers_are_the_running_ones_of_this_host_that_nobody_here_knows(
+    database: Database,
+) -> None:
+    with database.writer() as session:
+        mine = put_operation(session, status="running", host="node-1")
+        known = put_operation(session, status="running", host="node-1")
+        put_operation(session, status="running", host="node-11")
+        put_operation(session, status="queued", host="node-1")
+        put_operation(session, status="done", host="node-1")
+    with database.reader() as session:
+        assert ids(operations.leftovers(session, "node-1", except_ids={known})) == [mine]
+        found = operations.leftovers(session, "node-1", except_ids=[])
+        assert set(ids(found)) == {mine, known}
+        assert operations.leftovers(session, "node", except_ids=[]) == []
+
+
+def test_running_count_counts_what_is_queued_or_running(database: Database) -> None:
+    with database.writer() as session:
+        for status in ("queued", "queued", "running", "done", "failed", "cancelled"):
+            put_operation(session, status=status)
+        assert operations.running_count(session) == 3
+
+
+# --- leases ---------------------------------------------------------------------------------------
+
+
+def test_a_claim_starts_a_lease_by_the_databases_clock(
+    database: Database, clock: FakeClock
+) -> None:
+    """The node's own clock may be an hour off; nothing of it goes into the row."""
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    clock.advance(3600)
+    held = claim(database, made.id, lease_s=90.5)
+    assert held.status is OperationStatus.RUNNING
+    assert held.lease_until_us == NOON_US + 3600 * S + 90_500_000
+    assert held.started_at_us == held.updated_at_us == NOON_US + 3600 * S
+    assert (held.host, held.epoch, held.attempts) == ("node-1", 1, 1)
+    assert reload(database, made.id) == held
+
+
+def test_renewing_counts_from_now_not_from_the_old_end(
+    database: Database, clock: FakeClock
+) -> None:
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    held = claim(database, made.id, lease_s=60)
+    clock.advance(45)
+    with database.writer() as session:
+        operations.renew(session, held, lease_s=60)
+    assert reload(database, made.id).lease_until_us == NOON_US + 105 * S
+
+
+def test_an_expired_lease_that_nobody_took_may_still_be_renewed(
+    database: Database, clock: FakeClock
+) -> None:
+    """Expiry allows others to take over; it does not end the work by itself."""
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    held = claim(database, made.id, lease_s=60)
+    clock.advance(3600)
+    with database.writer() as session:
+        operations.renew(session, held, lease_s=60)
+    assert reload(database, made.id).lease_until_us == NOON_US + 3660 * S
+
+
+def test_taking_over_forgets_the_worker_and_keeps_the_work(
+    database: Database, clock: FakeClock
+) -> None:
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    held = claim(database, made.id)
+    counters = Counters(files=3, bytes=1 << 40)
+    with database.writer() as session:
+        operations.note(
+            session,
+            held,
+            phase=Phase.COPYING,
+            worker_pid=4711,
+            worker_started="boot/123",
+            share_written=True,
+            counters=operations.dump_counters(counters),
+            progress=40,
+        )
+    clock.advance(100)
+    with database.writer() as session:
+        taken = operations.take(
+            session,
+            operations.get(session, made.id),
+            OperationEvent.TAKE_OVER,
+            host="node-2",
+            lease_s=30,
+        )
+    assert (taken.host, taken.epoch, taken.attempts) == ("node-2", 2, 2)
+    assert taken.lease_until_us == NOON_US + 130 * S
+    assert taken.started_at_us == held.started_at_us
+    assert (taken.phase, taken.worker_pid, taken.worker_started) == (None, None, None)
+    # What was done to the share is not forgotten with the one who did it.
+    assert taken.share_written
+    assert (taken.counters, taken.progress) == (counters, 40)
+
+
+def test_a_retry_waits_and_the_next_claim_raises_the_epoch_again(
+    database: Database, clock: FakeClock
+) -> None:
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    held = claim(database, made.id)
+    with database.writer() as session:
+        operations.transition(session, held, OperationEvent.RETRY, not_before_us=NOON_US + 30 * S)
+        assert operations.claimable(session) == []
+    waiting = reload(database, made.id)
+    assert (waiting.status, waiting.epoch) == (OperationStatus.QUEUED, 1)
+    assert (waiting.lease_until_us, waiting.finished_at_us) == (None, None)
+    clock.advance(30)
+    again = claim(database, made.id)
+    assert (again.epoch, again.attempts) == (2, 2)
+    assert again.started_at_us == held.started_at_us
+    with pytest.raises(exception.LeaseLost), database.writer() as session:
+        operations.note(session, held, progress=1)
+
+
+def test_a_failed_take_tells_why_and_changes_nothing(database: Database) -> None:
+    with database.writer() as session:
+        operation_id = put_operation(session, status="running", epoch=1)
+    before = committed(database)
+    with pytest.raises(exception.IllegalTransition) as refused:
+        claim(database, operation_id)
+    assert "running" in str(refused.value)
+    assert "claim" in str(refused.value)
+    assert committed(database) == before
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["queued", "running"])
+def test_request_cancel_is_idempotent(database: Database, clock: FakeClock, status: str) -> None:
+    with database.writer() as session:
+        operation_id = put_operation(session, status=status, epoch=1)
+    with database.writer() as session:
+        assert operations.request_cancel(session, operation_id)
+    first = committed(database)
+    found = reload(database, operation_id)
+    assert found.cancel_requested
+    assert not found.then_delete
+    assert (found.status, found.epoch) == (status, 1)
+    with database.writer() as session:
+        assert operations.request_cancel(session, operation_id)
+    assert committed(database) == first
+
+
+@pytest.mark.parametrize("status", ["done", "failed", "cancelled"])
+def test_request_cancel_of_an_ended_operation_has_no_effect(
+    database: Database, status: str
+) -> None:
+    with database.writer() as session:
+        operation_id = put_operation(session, status=status)
+    before = committed(database)
+    with database.writer() as session:
+        assert not operations.request_cancel(session, operation_id, then_delete=True)
+        assert not operations.request_cancel(session, "nothing")
+    assert committed(database) == before
+
+
+def test_a_wish_to_delete_is_not_taken_back_by_a_later_cancel(database: Database) -> None:
+    with database.writer() as session:
+        operation_id = put_operation(session, status="running", epoch=1)
+        assert operations.request_cancel(session, operation_id, then_delete=True)
+        assert operations.request_cancel(session, operation_id)
+    assert reload(database, operation_id).then_delete
+
+
+def test_a_cancel_does_not_fence_its_holder_off(database: Database) -> None:
+    """The holder has to undo everything first, and to say that it did."""
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    held = claim(database, made.id)
+    with database.writer() as session:
+        operations.request_cancel(session, made.id)
+        operations.note(session, held, phase=Phase.UNMOUNTING)
+        operations.renew(session, held, lease_s=60)
+        ended = operations.transition(session, held, OperationEvent.CANCEL, fail_reason="asked")
+    assert ended is OperationStatus.CANCELLED
+
+
+@pytest.mark.parametrize("event", ["retry", "take_over"])
+def test_a_cancel_outlives_the_holder_that_did_not_see_it(database: Database, event: str) -> None:
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    held = claim(database, made.id)
+    with database.writer() as session:
+        operations.request_cancel(session, made.id, then_delete=True)
+    with database.writer() as session:
+        if event == "retry":
+            operations.transition(session, held, OperationEvent.RETRY)
+        else:
+            operations.take(session, held, OperationEvent.TAKE_OVER, host="node-2", lease_s=60)
+    found = reload(database, made.id)
+    assert found.cancel_requested
+    assert found.then_delete
+
+
+def test_counters_survive_the_row(database: Database) -> None:
+    counters = Counters(
+        files=1, directories=2, others=3, bytes=1 << 62, skipped=5, changed=6, losses=7, warnings=8
+    )
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    held = claim(database, made.id)
+    with database.writer() as session:
+        operations.note(session, held, counters=operations.dump_counters(counters))
+        assert row_of(session, OperationRow, made.id)["counters"] != "{}"
+    assert reload(database, made.id).counters == counters
