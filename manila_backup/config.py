@@ -51,5 +51,11 @@ def load(arguments: Sequence[str], files: Sequence[str] | None = None) -> cfg.Co
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:
-    """As [DEFAULT] says; the levels of talkative libraries are oslo.log's defaults."""
+    """As [DEFAULT] says; the levels of talkative libraries are oslo.log's defaults.
+
+    Without a log file or a journal it goes to standard error: standard output is for what the
+    commands print, which programs read.
+    """
+    if not (conf.log_file or conf.log_dir or conf.use_journal):
+        conf.set_default("use_stderr", True)
     log.setup(conf, PROJECT)

@@ -199,9 +199,7 @@ SHARE_TRANSITIONS: dict[tuple[ShareStatus, ShareEvent], ShareStatus] = {
 ACTIVE_OPERATIONS = frozenset({_O.QUEUED, _O.RUNNING})
 """Operations that still hold their backup and their share."""
 
-MEMBER_DELETABLE = frozenset(
-    status for status, event in BACKUP_TRANSITIONS if event is _BE.DELETE
-)
+MEMBER_DELETABLE = frozenset(status for status, event in BACKUP_TRANSITIONS if event is _BE.DELETE)
 """Backups that a project member may delete; anything else is a 400, as upstream."""
 
 RESETTABLE = {

@@ -322,6 +322,7 @@ class Job:
         intent = self._intend(IntentKind.MARK, {"share_id": share.id})
         try:
             self.node.provider.mark(share, self.held.id, status)
+            self._made(intent, intent.detail)
             yield
         finally:
             self._give_back(Phase.UNMARKING, intent)
@@ -339,7 +340,7 @@ class Job:
             detail["ours"] = "yes" if grant.ours else "no"
             if grant.reference is not None:
                 detail["reference"] = grant.reference
-            self.node.database.write(lambda session: intents.set_detail(session, intent.id, detail))
+            self._made(intent, detail)
             yield
         finally:
             self._give_back(Phase.REVOKING, self._reread(intent))
@@ -398,16 +399,33 @@ class Job:
         def write(session: Session) -> Intent:
             # The fence: who is overtaken makes nothing more.
             operations.note(session, self.held)
-            return intents.create(
-                session,
-                operation_id=self.held.id,
-                epoch=self.held.epoch,
-                host=self.node.settings.host,
-                kind=kind,
-                detail=detail,
-            )
+            return self._write_down(session, kind, detail)
 
         return self._write_held(write)
+
+    def _made(self, intent: Intent, detail: Mapping[str, str]) -> None:
+        """What was intended is there now. Written down anew if the intent is not: whoever took
+        over while this node was suspended has undone it too early, and the reaper must find it.
+        """
+
+        def write(session: Session) -> None:
+            left = {found.id for found in intents.of_operation(session, self.held.id)}
+            if intent.id in left:
+                intents.set_detail(session, intent.id, detail)
+            else:
+                self._write_down(session, intent.kind, detail)
+
+        self.node.database.write(write)
+
+    def _write_down(self, session: Session, kind: IntentKind, detail: Mapping[str, str]) -> Intent:
+        return intents.create(
+            session,
+            operation_id=self.held.id,
+            epoch=self.held.epoch,
+            host=self.node.settings.host,
+            kind=kind,
+            detail=detail,
+        )
 
     def _reread(self, intent: Intent) -> Intent:
         with self.node.database.reader() as session:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samples under etc/ say what the code says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ETC = Path(__file__).parent.parent / "etc"
+
+
+def generate(program: str, *arguments: str) -> str:
+    command = Path(sys.executable).with_name(program)
+    done = subprocess.run(
+        [command, *arguments], capture_output=True, text=True, check=True, env={"LANG": "C.UTF-8"}
+    )
+    return done.stdout
+
+
+def test_every_option_of_ours_stands_in_the_sample_as_it_is() -> None:
+    """Regenerate: oslo-config-generator --config-file etc/oslo-config-generator/manila-backup.conf
+
+    Only our own options are compared: those of the libraries change with their versions.
+    """
+    sample = (ETC / "manila-backup.conf.sample").read_text()
+    ours = generate("oslo-config-generator", "--namespace", "manila_backup", "--wrap-width", "79")
+    paragraphs = [part for part in ours.split("\n\n") if part.lstrip("# \n").strip()]
+    assert len(paragraphs) > 20
+    missing = [part for part in paragraphs if part.strip() not in sample]
+    assert missing == []
+
+
+@pytest.mark.parametrize("group", ["database", "keystone_authtoken", "oslo_policy"])
+def test_the_sample_has_the_libraries_options_too(group: str) -> None:
+    assert f"\n[{group}]\n" in (ETC / "manila-backup.conf.sample").read_text()
+
+
+def test_the_policy_sample_is_what_the_code_has() -> None:
+    """Regenerate: oslopolicy-sample-generator --config-file etc/oslo-policy-generator/..."""
+    ours = generate("oslopolicy-sample-generator", "--namespace", "manila_backup")
+    assert (ETC / "policy.yaml.sample").read_text().strip() == ours.strip()
