@@ -7,7 +7,9 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,53 +104,85 @@ files.remove_tree(pathlib.Path(sys.argv[1]), "tree")
 """
 
 
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """Where ordinary users come to, too: every run of pytest shuts the way to ``tmp_path``."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.root
-def test_an_ordinary_user_removes_what_he_locked_himself_out_of(tmp_path: Path) -> None:
-    tree = tmp_path / "mine" / "tree"
+def test_an_ordinary_user_removes_what_he_locked_himself_out_of(open_to_all: Path) -> None:
+    mine = open_to_all / "mine"
+    tree = mine / "tree"
     (tree / "locked" / "deep").mkdir(parents=True)
     (tree / "locked" / "deep" / "file").touch()
-    for path in (tmp_path / "mine", *(tmp_path / "mine").rglob("*")):
+    for path in (mine, *mine.rglob("*")):
         os.chown(path, 65534, 65534)
     for path in (tree / "locked" / "deep", tree / "locked", tree):
         path.chmod(0)
-    for path in [tmp_path, *tmp_path.parents][:3]:
-        path.chmod(path.stat().st_mode | 0o011)
-    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    subprocess.run(
-        [*user, sys.executable, "-c", _AS_NOBODY, str(tmp_path / "mine")], check=True, cwd="/"
-    )
-    assert list((tmp_path / "mine").iterdir()) == []
+    subprocess.run([*NOBODY, sys.executable, "-c", _AS_NOBODY, str(mine)], check=True, cwd="/")
+    assert list(mine.iterdir()) == []
+
+
+_SITTER = """
+import os, sys
+for number, _ in enumerate(sys.stdin):
+    try:
+        os.close(os.open(str(number), os.O_CREAT))
+        print("done", flush=True)
+    except OSError as error:
+        print(os.strerror(error.errno), flush=True)
+"""
 
 
 @pytest.mark.root
-def test_whoever_still_sits_in_the_tree_cannot_add_to_it(parent: Path) -> None:
-    """A tenant keeps his working directory open and refills it as fast as it is emptied."""
-    nest = parent / "tree" / "nest"
-    nest.mkdir()
+def test_whoever_still_sits_in_the_tree_cannot_add_to_it(open_to_all: Path) -> None:
+    """A tenant keeps a working directory open, and adds a file right before it is removed."""
+    nest = open_to_all / "tree" / "nest"
+    nest.mkdir(parents=True)
     os.chown(nest, 65534, 65534)
-    for path in [parent, *parent.parents][:3]:
-        path.chmod(path.stat().st_mode | 0o011)
-    program = (
-        "import os,sys\n"
-        "print(flush=True)\n"
-        "n = 0\n"
-        "try:\n"
-        "    while True: n += 1; os.close(os.open(str(n), os.O_CREAT))\n"
-        "except OSError: print('refused', flush=True)\n"
-    )
+    answers: list[str] = []
     with subprocess.Popen(
-        [
-            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-            *("/usr/bin/python3", "-c", program),
-        ],
+        [*NOBODY, "/usr/bin/python3", "-c", _SITTER],
         cwd=nest,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        text=True,
     ) as tenant:
-        assert tenant.stdout is not None
-        tenant.stdout.readline()
-        files.remove_tree(parent, "tree")
-        assert tenant.stdout.readline() == b"refused\n"
-    assert list(parent.iterdir()) == []
+
+        def add_a_file() -> str:
+            assert tenant.stdin is not None
+            assert tenant.stdout is not None
+            print("go", file=tenant.stdin, flush=True)
+            return tenant.stdout.readline().strip()
+
+        assert add_a_file() == "done"
+        with acting_before("os.rmdir", lambda arguments: answers.append(add_a_file())):
+            files.remove_tree(open_to_all, "tree")
+    assert list(open_to_all.iterdir()) == []
+    # Before the tree goes, the nest has not had its turn; before the nest goes, it is closed.
+    assert answers == ["done", "Permission denied", "Permission denied"]
+
+
+@contextmanager
+def acting_before(event: str, act: Callable[[tuple[object, ...]], object]) -> Iterator[None]:
+    """Let a rival act right before each system call of that name. Hooks stay for ever, but idle."""
+    active = True
+
+    def hook(name: str, arguments: tuple[object, ...]) -> None:
+        if active and name == event:
+            act(arguments)
+
+    sys.addaudithook(hook)
+    try:
+        yield
+    finally:
+        active = False
 
 
 def test_a_directory_that_vanishes_or_becomes_a_link_meanwhile(
@@ -161,21 +195,20 @@ def test_a_directory_that_vanishes_or_becomes_a_link_meanwhile(
         (parent / "tree" / name).mkdir()
         (parent / "tree" / name / "file").touch()
     fd = os.open(parent / "tree", os.O_RDONLY | os.O_DIRECTORY)
-    swapped: list[object] = []
+    swapped: list[str] = []
 
-    def rival(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "os.rename" and active and arguments[0] in ("a", "b", "c") and not swapped:
-            swapped.append(arguments[0])
-            os.unlink(f"{arguments[0]}/file", dir_fd=fd)
-            os.rmdir(str(arguments[0]), dir_fd=fd)
-            os.symlink(outside, str(arguments[0]), dir_fd=fd)
+    def swap(arguments: tuple[object, ...]) -> None:
+        name = str(arguments[0])
+        if name in ("a", "b", "c") and not swapped:
+            swapped.append(name)
+            os.unlink(f"{name}/file", dir_fd=fd)
+            os.rmdir(name, dir_fd=fd)
+            os.symlink(outside, name, dir_fd=fd)
 
-    active = True
-    sys.addaudithook(rival)
     try:
-        files.remove_tree(parent, "tree")
+        with acting_before("os.rename", swap):
+            files.remove_tree(parent, "tree")
     finally:
-        active = False
         os.close(fd)
     assert swapped
     assert (outside / "file").exists()

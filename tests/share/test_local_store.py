@@ -116,6 +116,8 @@ def test_update_is_refused_by_raising_and_writes_only_changes(tmp_path: Path) ->
     assert store.update(share.id, lambda current: replace(current, name="b")).updated_at == (
         "2026-11-21T12:00:00.000000"
     )
+    # Replaced, never rewritten in place: a reader, or a kill, sees the one or the other.
+    assert document.stat().st_ino != before
 
 
 def _raise(error: Exception) -> LocalShare:

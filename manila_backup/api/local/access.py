@@ -92,6 +92,9 @@ class AccessRules:
         return share, rule
 
     def routes(self) -> RouteTable:
+        return (*self._rules(), *self._metadata())
+
+    def _rules(self) -> RouteTable:
         one = "/share-access-rules/<id:access_id>"
         return (
             Route(
@@ -120,6 +123,11 @@ class AccessRules:
                 response_schema=responses.ACCESS_RESPONSE,
                 summary="Set the level of an access rule",
             ),
+        )
+
+    def _metadata(self) -> RouteTable:
+        one = "/share-access-rules/<id:access_id>"
+        return (
             Route(
                 method="PUT",
                 path=f"{one}/metadata",

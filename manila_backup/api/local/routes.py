@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from manila_backup.api.local import types
+from manila_backup.api.local import projects, types
 from manila_backup.api.local.access import AccessRules
 from manila_backup.api.local.export_locations import ExportLocations
 from manila_backup.api.local.service import BackgroundThreads, LocalShares, over_database
@@ -24,6 +24,7 @@ def build_routes(local: LocalShares) -> RouteTable:
         *ExportLocations(local).routes(),
         *Snapshots(local).routes(),
         *types.ROUTES,
+        *projects.ROUTES,
     )
 
 

@@ -134,12 +134,18 @@ class ShareActions:
             Route(
                 method="POST",
                 path="/shares/<id:share_id>/action",
-                actions=(*self._sizes_and_ends(), *self._access(), *self._resets()),
+                actions=(
+                    *self._sizes(),
+                    *self._ends(),
+                    *self._refused(),
+                    *self._access(),
+                    *self._resets(),
+                ),
                 summary="Do something with a share",
             ),
         )
 
-    def _sizes_and_ends(self) -> tuple[Action, ...]:
+    def _sizes(self) -> tuple[Action, ...]:
         return (
             Action(
                 name="extend",
@@ -155,6 +161,10 @@ class ShareActions:
                 value_schema=schemas.SHRINK,
                 summary="Make a share smaller",
             ),
+        )
+
+    def _ends(self) -> tuple[Action, ...]:
+        return (
             Action(
                 name="force_delete",
                 handler=self.force_delete,
@@ -162,6 +172,10 @@ class ShareActions:
                 value_schema=schemas.NOTHING,
                 summary="Delete a share whatever its status",
             ),
+        )
+
+    def _refused(self) -> tuple[Action, ...]:
+        return (
             Action(
                 name="soft_delete",
                 handler=self.soft_delete,

@@ -39,6 +39,7 @@ class Restoration:
         target_fd: int,
         mode: RestoreMode,
         control: Control,
+        *,
         files: Files,
         disk: Disk,
     ) -> None:

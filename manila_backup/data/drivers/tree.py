@@ -123,7 +123,7 @@ class TreeDriver:
             _refuse_nested(target_fd, root_fd)
             restoring.require_writable(target, target_fd)
             restoration = restoring.Restoration(
-                stored, target_fd, mode, control, self._files, self._disk
+                stored, target_fd, mode, control, files=self._files, disk=self._disk
             )
             restoration.check()
             control.about_to_write()

@@ -227,7 +227,6 @@ class LocalShareStore:
                 return
             try:
                 files.remove_tree(directory, TREE)
-                files.remove_tree(directory, SNAPSHOTS)
                 with self.lock():
                     self.drop_empty(directory)
             except OSError as exc:
