@@ -144,7 +144,7 @@ def put_bystanders(session: Session) -> None:
     for status in BACKUPS:
         put_backup(session, status=status)
     for status in OPERATIONS:
-        put_operation(session, status=status, epoch=1)
+        put_operation(session, status=status, epoch=3)
     for status in SHARES:
         if status != "available":
             put_busy_share(session, status=status)
@@ -293,6 +293,7 @@ def test_share(session: Session, status: str, event: str, expected: str | None) 
     by = new_id() if event in BEGINNING else holder
     if status != "available":
         put_busy_share(session, share_id=share_id, status=status, operation_id=holder)
+        put_busy_share(session, status=status, operation_id=holder)  # not this one
     before = contents(session)
     if expected is None:
         busy = event in BEGINNING and status != "available"

@@ -198,6 +198,21 @@ def test_renewing_counts_from_now_not_from_the_old_end(
     assert reload(database, made.id).lease_until_us == NOON_US + 105 * S
 
 
+def test_a_holder_writes_to_its_own_operation_only(database: Database, clock: FakeClock) -> None:
+    """Another operation of the same host, epoch and status is somebody else's business."""
+    made = database.write(lambda session: operations.create(session, new_operation()))
+    held = claim(database, made.id)
+    with database.writer() as session:
+        other = put_operation(session, status="running", host="node-1", epoch=held.epoch)
+    before = reload(database, other)
+    with database.writer() as session:
+        operations.note(session, held, progress=30)
+        operations.renew(session, held, lease_s=60)
+        operations.request_cancel(session, held.id)
+    assert reload(database, other) == before
+    assert reload(database, held.id).progress == 30
+
+
 def test_an_expired_lease_that_nobody_took_may_still_be_renewed(
     database: Database, clock: FakeClock
 ) -> None:

@@ -159,7 +159,8 @@ def test_any_sequence_of_requests(migrated_file: Path, tmp_path: Path) -> None:
     run_state_machine_as_test(
         Here,
         settings=settings(
-            max_examples=12,
+            max_examples=10,
+            database=None,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
