@@ -12,6 +12,7 @@ from oslo_middleware import http_proxy_to_wsgi, request_id
 from manila_backup import policies
 from manila_backup.api import healthcheck, openapi
 from manila_backup.api.context import Authenticator, KeystoneAuth, NoAuth
+from manila_backup.api.keystone import KeystoneFront
 from manila_backup.api.options import Settings
 from manila_backup.api.request import Services, no_manifest_check
 from manila_backup.api.route import RouteTable
@@ -62,19 +63,10 @@ def build_app(
     table = (*ROUTES, *extra_routes)
     app: Any = Application((*table, *openapi.routes(table)), services, authenticator)
     if settings.auth_strategy == "keystone":
-        app = _behind_keystone(app, conf)
+        app = KeystoneFront(app, conf)
     app = _Health(app, healthcheck.build(conf, database))
     app = http_proxy_to_wsgi.HTTPProxyToWSGI(app, conf)
     return request_id.RequestId(app, conf)  # type: ignore[no-any-return]
-
-
-def _behind_keystone(app: WSGIApplication, conf: cfg.ConfigOpts) -> WSGIApplication:
-    from keystonemiddleware import auth_token
-
-    # Delayed: our application refuses, in Manila's error format, and lets version documents pass.
-    options = {"delay_auth_decision": True, "oslo_config_config": conf}
-    protected: WSGIApplication = auth_token.AuthProtocol(app, options)
-    return protected
 
 
 class _Health:

@@ -72,6 +72,8 @@ ERRORS: dict[type[Exception], tuple[int, str]] = {
     exception.BackupGigabytesExceeded: (413, "backup_gigabytes_exceeded"),
     # The provider of shares is away, or the database is: not the caller's fault, and not for ever.
     exception.TransientError: (503, "transient"),
+    # The store was asked for a manifest and cannot be read; the text is fit for tenants.
+    exception.OperationError: (500, "operation_error"),
     db_exc.DBConnectionError: (503, "database_away"),
     db_exc.DBNonExistentDatabase: (503, "database_missing"),
     db_exc.DBDeadlock: (503, "database_busy"),

@@ -8,7 +8,7 @@ Paths are shown without the project id that may stand after ``/v2``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manila_backup import __name__ as package
@@ -171,10 +171,11 @@ def _bodies(route: Route) -> list[Schema]:
 
 
 def _responses(same_method: list[Route]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    answers: dict[int, list[Route | Action]] = {}
     for route in same_method:
         for answer in route.actions or (route,):
-            _add_success(found, answer)
+            answers.setdefault(answer.status, []).append(answer)
+    found = {str(status): _success(same_status) for status, same_status in answers.items()}
     statuses = {400, 403, 406, 500}
     if any(route.policies for route in same_method):
         statuses |= {401, 404, 503}
@@ -196,15 +197,20 @@ def _responses(same_method: list[Route]) -> dict[str, Any]:
     return found
 
 
-def _add_success(found: dict[str, Any], answer: Route | Action) -> None:
-    """Several answers with one status become alternatives; one of them may have no body."""
-    response = found.setdefault(str(answer.status), {"description": "Done or accepted"})
-    if answer.response_schema is None:
-        return
-    content = response.setdefault("content", _json({"anyOf": []}))
-    alternatives = content["application/json"]["schema"]["anyOf"]
-    if answer.response_schema not in alternatives:
-        alternatives.append(answer.response_schema)
+def _success(answers: Sequence[Route | Action]) -> dict[str, Any]:
+    """Several answers with one status become alternatives.
+
+    OpenAPI has no words for "a body or none": where only some answers have one, it is left open.
+    """
+    response: dict[str, Any] = {"description": "Done or accepted"}
+    schemas: list[Schema] = []
+    for answer in answers:
+        if answer.response_schema is None:
+            return response
+        if answer.response_schema not in schemas:
+            schemas.append(answer.response_schema)
+    response["content"] = _json(schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
+    return response
 
 
 def _json(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ identity, method and version of the route, project, policy, query, body.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from oslo_log import log as logging
 from werkzeug import Request, Response
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 LOG = logging.getLogger(__name__)
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
 
 
 class IdConverter(BaseConverter):
@@ -80,7 +85,8 @@ class Application:
     def _dispatch(
         self, request: Request, version: versions.Version, *, experimental: bool
     ) -> Response:
-        adapter = self._map.bind_to_environ(request.environ)
+        # Bound to no host: Werkzeug would decode the header's, which is the client's to invent.
+        adapter = self._map.bind("localhost", path_info=request.path)
         matched = _match(adapter)
         if matched is not None and all(route.policies == () for route in matched[0]):
             # Version documents and the like: nobody need be known to read them.
@@ -117,7 +123,7 @@ class Application:
     def _api_request(
         self, request: Request, route: Route, context: RequestContext, version: versions.Version
     ) -> ApiRequest:
-        root = self._services.settings.public_endpoint or request.host_url + request.root_path
+        root = self._services.settings.public_endpoint or _root_url(request)
         root = root.rstrip("/")
         below = request.path.rstrip("/")
         prefix = f"/v2/{context.project_id}"
@@ -125,7 +131,7 @@ class Application:
             context=context,
             version=version,
             services=self._services,
-            url=root + below,
+            url=root + quote(below),
             base_url=root + (prefix if below.startswith(f"{prefix}/") else "/v2"),
             arguments=request.args.to_dict(),
             query=validation.parse_query(request.args, route.query_schema, route.query_validator),
@@ -181,6 +187,18 @@ class Application:
                 415, "unsupported_media_type", "The Content-Type must be application/json."
             )
         return validation.parse_json(data)
+
+
+def _root_url(request: Request) -> str:
+    """The address of the service as the client wrote it.
+
+    :raises HttpError: 400 for a Host header that is no host.
+    """
+    environ = request.environ
+    host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+    if not _HOST.fullmatch(host):
+        raise HttpError(400, "malformed_host", "The Host header is malformed.")
+    return f"{request.scheme}://{host}{request.root_path}"
 
 
 def _is_experimental(request: Request) -> bool:

@@ -7,7 +7,7 @@ The part of the data node is played by what the data node itself calls: claims a
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,13 +77,18 @@ class Api:
     conf: cfg.ConfigOpts | None = None
 
     def __post_init__(self) -> None:
+        self.manifest_exists: Callable[[Backup], bool] = lambda backup: backup.id in self.manifests
+        self.build()
+
+    def build(self) -> None:
+        """Make the application of what the fields say now."""
         self.app = build_app(
             self.settings,
             self.database,
             self.provider,
             self.waker,
             conf=self.conf,
-            manifest_exists=lambda backup: backup.id in self.manifests,
+            manifest_exists=self.manifest_exists,
         )
         self.client = Client(self.app)
 

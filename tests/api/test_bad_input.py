@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -122,16 +123,17 @@ def api(standing: Api) -> Api:
     return standing
 
 
-@pytest.fixture(scope="module")
-def share_id(api: Api) -> str:
-    """A share that could be backed up."""
-    return api.share()
+@dataclass(frozen=True)
+class Known:
+    """A share that could be backed up, and a backup that could be restored."""
+
+    share_id: str
+    backup_id: str
 
 
 @pytest.fixture(scope="module")
-def backup_id(api: Api) -> str:
-    """A backup that could be restored."""
-    return api.available(api.share())
+def known(api: Api) -> Known:
+    return Known(share_id=api.share(), backup_id=api.available(api.share()))
 
 
 def send(api: Api, where: tuple[str, str], data: bytes, backup_id: str) -> Any:
@@ -148,11 +150,11 @@ def send(api: Api, where: tuple[str, str], data: bytes, backup_id: str) -> Any:
     ids=[f"{where[1]}-{field}-{number}" for number, (where, _, field) in enumerate(WRONG_BODIES)],
 )
 def test_wrong_body_is_400_that_names_the_field(
-    api: Api, share_id: str, backup_id: str, where: tuple[str, str], body: Any, field: str
+    api: Api, known: Known, where: tuple[str, str], body: Any, field: str
 ) -> None:
     before = api.contents()
-    data = json.dumps(body).replace(S, share_id).encode()
-    name, code, message = fault(send(api, where, data, backup_id))
+    data = json.dumps(body).replace(S, known.share_id).encode()
+    name, code, message = fault(send(api, where, data, known.backup_id))
     assert (name, code) == ("badRequest", 400)
     assert message.startswith(f"Invalid input for field {field}: ")
     assert len(message) < 1000
@@ -185,18 +187,18 @@ MALFORMED = {
 
 @pytest.mark.parametrize("where", [CREATE, UPDATE, ACTION, RESTORES], ids=lambda w: w[1])
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_malformed_body_is_400(api: Api, backup_id: str, where: tuple[str, str], kind: str) -> None:
+def test_malformed_body_is_400(api: Api, known: Known, where: tuple[str, str], kind: str) -> None:
     before = api.contents()
-    name, code, message = fault(send(api, where, MALFORMED[kind], backup_id))
+    name, code, message = fault(send(api, where, MALFORMED[kind], known.backup_id))
     assert (name, code) == ("badRequest", 400)
     assert message.startswith("Invalid input for field ")
     assert api.contents() == before
 
 
-def test_body_of_10_mb_is_413_and_changes_nothing(api: Api, backup_id: str) -> None:
+def test_body_of_10_mb_is_413_and_changes_nothing(api: Api, known: Known) -> None:
     before = api.contents()
     data = json.dumps({"share_backup": {"name": "x" * 10_000_000}}).encode()
-    assert fault(send(api, UPDATE, data, backup_id))[:2] == ("overLimit", 413)
+    assert fault(send(api, UPDATE, data, known.backup_id))[:2] == ("overLimit", 413)
     assert api.contents() == before
 
 

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from manila_backup.data.endings import Outcome
 from manila_backup.db import backups, operations
+from manila_backup.db.backups import Backup
+from manila_backup.exception import CopyFailed, MountFailed
 from manila_backup.quota import ledger
 from manila_backup.states import (
     MEMBER_DELETABLE,
@@ -268,6 +271,31 @@ def test_reset_to_available_without_a_valid_manifest_is_400(api: Api) -> None:
     name, code, message = fault(reset(api, backup_id, "available"))
     assert (name, code) == ("badRequest", 400)
     assert "manifest" in message
+    assert api.contents() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MountFailed(export="10.0.0.5:/backups", reason="timed out"), 503),
+        (CopyFailed(path="manifest.json", reason="Input/output error", errno=5), 500),
+    ],
+)
+def test_reset_to_available_changes_nothing_when_the_store_cannot_be_read(
+    make_api: Callable[..., Api], error: Exception, status: int
+) -> None:
+    api = make_api()
+
+    def unreadable(backup: Backup) -> bool:
+        raise error
+
+    backup_id = api.available(api.share())
+    reset(api, backup_id, "error")
+    api.manifest_exists = unreadable
+    api.build()
+    before = api.contents()
+    _, code, message = fault(reset(api, backup_id, "available"))
+    assert (code, message) == (status, str(error))
     assert api.contents() == before
 
 

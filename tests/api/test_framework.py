@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from manilaclient.api_versions import MAX_VERSION as CLIENT_MAX
+from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from manila_backup import exception
 from manila_backup.api import errors, versions
@@ -294,6 +295,32 @@ def test_hosts_can_be_allowed(make_api: Callable[..., Api]) -> None:
     assert every.client.get("/v2/limits", headers={"Host": "10.0.0.2"}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["xn--zzzz--", "a b", "[::1", "\xc3\xa9", "x:y", "a/b", "a@b", "a,b", "x" * 300, "." * 300],
+)
+def test_malformed_hosts_are_400_where_any_host_is_taken(
+    make_api: Callable[..., Api], host: str
+) -> None:
+    api = make_api(noauth_hosts=("*",))
+    for path in ("/", "/v2/limits"):
+        answer = run_wsgi_app(
+            api.app, EnvironBuilder(path, environ_overrides={"HTTP_HOST": host}).get_environ()
+        )
+        # Wrongly encoded, but nobody decodes it here.
+        expected = ("200", "300") if host == "xn--zzzz--" else ("400",)
+        assert answer[1].startswith(expected)
+
+
+def test_links_are_at_the_host_that_the_client_wrote(api: Api) -> None:
+    for host in ("127.0.0.1:8786", "[::1]:8786", "localhost"):
+        (entry,) = api.client.get("/", headers={"Host": host}).json["versions"]
+        assert entry["links"][0]["href"] == f"http://{host}/v2/"
+    mounted = api.client.get("/", environ_overrides={"SCRIPT_NAME": "/share-backup"})
+    (entry,) = mounted.json["versions"]
+    assert entry["links"][0]["href"] == "http://localhost/share-backup/v2/"
+
+
 @pytest.mark.parametrize("origin", ["http://attacker.example.org", "null", "http://localhost:8786"])
 def test_requests_of_web_pages_are_refused(api: Api, origin: str) -> None:
     assert fault(api.client.get("/v2/limits", headers={"Origin": origin}))[1] == 403
@@ -373,8 +400,6 @@ def test_incoming_request_id_is_the_global_one(make_api: Callable[..., Api]) -> 
 
 
 def _app_with(api: Api, *routes: Route) -> Any:
-    from werkzeug.test import Client
-
     return Client(build_app(Settings(), api.database, api.provider, api.waker, extra_routes=routes))
 
 
@@ -402,7 +427,7 @@ def test_database_that_is_away_is_503_without_its_name(
     api = make_api()
     gone = Database(f"sqlite:///{tmp_path}/no/such/directory/db")
     api.database = gone
-    api.__post_init__()
+    api.build()
     answer = api.call("GET", "/share-backups")
     assert fault(answer)[:2] == ("serviceUnavailable", 503)
     assert "such" not in answer.text
@@ -504,8 +529,6 @@ def test_route_without_handler_or_with_both_does_not_build(api: Api) -> None:
 def test_lazy_application_reads_the_configuration_at_the_first_request(
     tmp_path: Path, database_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from werkzeug.test import Client
-
     named = tmp_path / "my.conf"
     monkeypatch.setenv("MANILA_BACKUP_CONFIG", str(named))
     client = Client(_Lazy())

@@ -72,6 +72,10 @@ def test_operation_ids_are_unique() -> None:
 
 def _populate(api: Api) -> None:
     """Backups in every status, so that generated requests meet something."""
+    if len(api.call("GET", "/share-backups?status=available").json["share_backups"]) > 5:
+        return
+    # Generated requests before these may have set one.
+    api.call("DELETE", "/quota-sets/p-one", who=ADMIN)
     for _ in range(3):
         backup_id = api.available(api.share())
         api.call("POST", f"/share-backups/{backup_id}/restores", {"restore": {"mode": "merge"}})
@@ -158,7 +162,7 @@ def _run(api: Api, method: str, path: str, examples: int) -> list[int]:
 def test_generated_requests_are_answered_as_documented(
     standing: Api, method: str, path: str
 ) -> None:
-    _run(standing, method, path, examples=8)
+    _run(standing, method, path, examples=6)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_every_route_asks_its_policy_before_anything_else(api: Api, route: Route
     assert api.call(route.method, path, body, who=ADMIN).status_code != 403
 
 
-@pytest.mark.parametrize(("route", "action"), ACTIONS, ids=lambda item: title(item))
+@pytest.mark.parametrize(("route", "action"), ACTIONS, ids=title)
 def test_every_action_asks_its_policy(api: Api, route: Route, action: Action) -> None:
     path = concrete(route.path)
     low, high = action.min_version, action.max_version
