@@ -63,11 +63,6 @@ OPTS = [
         help="Protocols whose shares can be backed up and restored to; others are refused with "
         "400. The data nodes must be able to mount them.",
     ),
-    cfg.BoolOpt(
-        "refuse_shares_with_snapshots",
-        default=True,
-        help="Refuse (400) a backup of a share that has snapshots, as Manila does.",
-    ),
     cfg.ListOpt(
         "ignored_backup_options",
         default=["dummy", "backup_type"],
@@ -99,13 +94,14 @@ class Settings:
 
 
 def settings_from_conf(conf: cfg.ConfigOpts, **more: Any) -> Settings:
-    """Read the options once; they and the quota defaults must be registered.
+    """Read the options once; they, the quota defaults and the data node's must be registered.
 
     :param more: the fields that are not options of the API, for example ``driver``.
     """
     names = {item.name for item in fields(Settings)}
     values = {opt.dest: conf[GROUP][opt.dest] for opt in OPTS if opt.dest in names}
     values["quota_defaults"] = defaults_from_conf(conf)
+    values["refuse_shares_with_snapshots"] = conf.refuse_shares_with_snapshots
     for name, value in values.items():
         if isinstance(value, list):
             values[name] = tuple(value)

@@ -12,7 +12,7 @@ def main() -> int:
     from oslo_service import service as oslo_service
 
     from manila_backup import service
-    from manila_backup.api.wsgi_app import build_from_conf
+    from manila_backup.wsgi import build_from_conf
 
     conf = config.load(sys.argv[1:])
     config.set_up_logging(conf)

@@ -7,10 +7,10 @@ import argparse
 import ipaddress
 import os
 import signal
+import socket
 import stat
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -200,19 +200,28 @@ def build_application(conf: cfg.ConfigOpts, node: Node, data: DataService) -> WS
     )
 
 
-def _wait_for_signal() -> str:
-    """Wait for SIGTERM or SIGINT; names it."""
-    caught: list[int] = []
-    wanted = threading.Event()
+class _Signals:
+    """SIGTERM and SIGINT, kept from now on until somebody waits for them.
 
-    def note(number: int, frame: object) -> None:
-        caught.append(number)
-        wanted.set()
+    Through a socket: the kernel may hand a signal to any thread (it does when the process was
+    stopped and goes on), and Python would not wake the main thread from a lock.
+    """
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
-    wanted.wait()
-    return signal.Signals(caught[0]).name
+    _WANTED = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._theirs.setblocking(False)
+        for number in self._WANTED:
+            signal.signal(number, lambda number, frame: None)
+        signal.set_wakeup_fd(self._theirs.fileno())
+
+    def wait(self) -> str:
+        """Name of the first that comes, or has come."""
+        while True:
+            (number,) = self._ours.recv(1)
+            if number in self._WANTED:
+                return signal.Signals(number).name
 
 
 def _warn(host: str, *, bind: bool) -> None:
@@ -232,6 +241,7 @@ def serve(state: State, host: str, port: int, *, debug: bool) -> None:
     from manila_backup import service
     from manila_backup.db import migration
 
+    signals = _Signals()
     bind = can_bind_mount(str(state.mounts))
     write_config(state, host, bind=bind)
     conf = config.load(["--debug"] if debug else [], files=[str(state.config)])
@@ -249,7 +259,7 @@ def serve(state: State, host: str, port: int, *, debug: bool) -> None:
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{api.port}/v2"
     print(f"manila-backup-standalone is ready: OS_AUTH_TYPE=none OS_ENDPOINT={url}", flush=True)
-    name = _wait_for_signal()
+    name = signals.wait()
     LOG.info("%s: stopping.", name)
     api.stop()
     data.stop()

@@ -175,13 +175,14 @@ def _tell(session: Session, seen: Operation, outcome: Outcome) -> None:
 def _queue_delete(session: Session, ended: Operation) -> None:
     if ended.kind is OperationKind.DELETE:
         return
-    backups.transition(session, ended.backup_id, BackupEvent.DELETE_BY_ADMIN)
+    backup = backups.get(session, ended.backup_id)
+    backups.transition(session, backup.id, BackupEvent.DELETE_BY_ADMIN)
     operations.create(
         session,
         operations.NewOperation(
             kind=OperationKind.DELETE,
             backup_id=ended.backup_id,
-            share_id=ended.share_id,
+            share_id=backup.share_id,
             project_id=ended.project_id,
             user_id=ended.user_id,
             request_id=ended.request_id,
@@ -193,12 +194,11 @@ def cancel_queued(session: Session, operation_id: str) -> bool:
     """End an operation that nobody has claimed yet.
 
     :returns: False when it is running or over; then :func:`operations.request_cancel` is the way.
+    :raises StaleRow: a node claimed it between our look and our UPDATE; the caller rolls back and
+        looks again.
     """
     seen = operations.get(session, operation_id)
     if seen.status is not OperationStatus.QUEUED:
         return False
-    try:
-        end(session, seen, Outcome(event=OperationEvent.CANCEL, reason="Cancelled."))
-    except exception.StaleRow:
-        return False
+    end(session, seen, Outcome(event=OperationEvent.CANCEL, reason="Cancelled."))
     return True

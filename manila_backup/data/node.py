@@ -112,7 +112,8 @@ OPTS = [
     cfg.BoolOpt(
         "refuse_shares_with_snapshots",
         default=True,
-        help="Refuse to back up a share that has snapshots, as Manila does.",
+        help="Refuse to back up a share that has snapshots, as Manila does: the API with 400, and "
+        "the data node when it looks again.",
     ),
 ]
 

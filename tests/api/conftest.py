@@ -4,22 +4,11 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-with warnings.catch_warnings():
-    # WebOb, below oslo.middleware, still imports the standard library's cgi.
-    warnings.filterwarnings("ignore", message="'cgi' is deprecated", category=DeprecationWarning)
-    import webob  # noqa: F401
-
-with warnings.catch_warnings():
-    # oslo.messaging still imports it.
-    warnings.filterwarnings("ignore", message="eventletutils", category=DeprecationWarning)
-    import manila_backup.data.rpcapi  # noqa: F401
 
 from manila_backup.api.options import Settings
 from manila_backup.quota.ledger import UNLIMITED, Limits

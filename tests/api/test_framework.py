@@ -20,9 +20,9 @@ from manila_backup.api import errors, versions
 from manila_backup.api.app import build_app
 from manila_backup.api.options import Settings
 from manila_backup.api.route import Action, Route
-from manila_backup.api.wsgi_app import _Lazy
 from manila_backup.db.engine import Database
 from manila_backup.policies import messages as policies
+from manila_backup.wsgi import _Lazy
 from tests.api.harness import MEMBER, P1, P2, READER, Api, fault
 
 REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API for any WSGI server: ``manila_backup.api.wsgi_app:application``.
+"""The API for any WSGI server: ``manila_backup.wsgi:application``.
 
 Nothing is read or connected at import. The first request reads the configuration from the files
 that the environment variable ``MANILA_BACKUP_CONFIG`` names (separated by ``:``), or else from
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from manila_backup.api.route import RouteTable
-    from manila_backup.data.rpcapi import Waker
     from manila_backup.db.engine import Database
     from manila_backup.share.base import ShareProvider
 
@@ -32,30 +31,20 @@ def build_from_conf(conf: cfg.ConfigOpts) -> WSGIApplication:
 
     :raises ValueError: option [database] connection is missing.
     """
+    from manila_backup import service
     from manila_backup.api.app import build_app
     from manila_backup.api.options import settings_from_conf
-    from manila_backup.db.engine import Database
 
-    if not conf.database.connection:
-        raise ValueError("option connection in group [database] is required")
-    database = Database(conf.database.connection)
-    provider = _provider(conf)
+    database = service.build_database(conf)
+    provider = service.build_provider(conf)
     return build_app(
         settings_from_conf(conf, driver=conf.backup_driver),
         database,
         provider,
-        _waker(conf),
+        service.build_waker(conf),
         _local_routes(provider, database),
         conf=conf,
     )
-
-
-def _provider(conf: cfg.ConfigOpts) -> ShareProvider:
-    from stevedore.driver import DriverManager
-
-    plugin = DriverManager("manila_backup.share_providers", conf.share_provider)
-    provider: ShareProvider = plugin.driver.from_conf(conf)
-    return provider
 
 
 def _local_routes(provider: ShareProvider, database: Database) -> RouteTable:
@@ -67,16 +56,6 @@ def _local_routes(provider: ShareProvider, database: Database) -> RouteTable:
     from manila_backup.api.local.routes import local_routes
 
     return local_routes(provider, database)
-
-
-def _waker(conf: cfg.ConfigOpts) -> Waker:
-    from manila_backup.data import rpcapi
-
-    if not conf.use_bus:
-        return rpcapi.NullWaker()
-    import oslo_messaging
-
-    return rpcapi.MessagingWaker(oslo_messaging.get_rpc_transport(conf))
 
 
 class _Lazy:
