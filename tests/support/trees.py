@@ -138,7 +138,8 @@ def differences(a: dict[bytes, Seen], b: dict[bytes, Seen]) -> list[str]:
 
 
 def assert_same(a: str | bytes, b: str | bytes) -> None:
-    assert differences(snapshot(a), snapshot(b)) == []
+    found = differences(snapshot(a), snapshot(b))
+    assert not found, "\n".join(found)
 
 
 # --- random trees ---------------------------------------------------------------------------------
@@ -174,6 +175,7 @@ def acl(*named: tuple[int, int], owner: int = 7, group: int = 5, other: int = 0)
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
+_RESERVED = (b".", b"..", b"lost+found", b".snapshot", b".zfs")
 _NAMES = st.one_of(
     st.sampled_from(
         [b"a", b"b", b"a-", b"a.", b"a0", b"ab", b"a\n", b"\xff\xfe", b"-rf", b" ", b"\\x41"]
@@ -182,7 +184,7 @@ _NAMES = st.one_of(
         ["e\u0301".encode(), "\u00e9".encode(), b"n" * 255, b"...", b"*", b"lost+found2"]
     ),
     st.binary(min_size=1, max_size=6).map(lambda raw: raw.replace(b"/", b"-").replace(b"\0", b"_")),
-).filter(lambda name: name not in (b".", b"..") and not name.startswith(b".nfs"))
+).filter(lambda name: name not in _RESERVED and not name.startswith(b".nfs"))
 
 _TIMES = st.one_of(
     st.integers(-(1 << 31) * 10**9, (1 << 33) * 10**9),

@@ -34,13 +34,18 @@ class CopyOptions:
     plain_target: bool = False
     read_ahead_bytes: int = 1 << 20
 
+    def __post_init__(self) -> None:
+        if self.read_ahead_bytes < 1:
+            raise ValueError("read_ahead_bytes must be positive")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyResult:
     """Final counters and, printable and at most 100 each, the paths behind them.
 
-    ``changed`` differ from the source because it changed during the copy; ``skipped`` vanished or
-    were refused (swapped for something else while looked at); ``losses`` are "path: what".
+    ``changed`` differ from the source because it, or in a restore the target, was changed by others
+    during the copy; ``skipped`` vanished, were refused (swapped for something else while looked at)
+    or lie below a mount in the target; ``losses`` are "path: what".
     ``logical_bytes`` is the sum of the sizes of regular files, links counted once.
     """
 

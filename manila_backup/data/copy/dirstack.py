@@ -154,10 +154,9 @@ class DirStack:
     def _checked(self, fd: int) -> tuple[int, Identity]:
         try:
             identity = identity_of(self._files.fstat(fd))
-            if (
-                identity[0] != self._levels[0].identity[0]
-                or self._files.mount_id(fd) != self._mount
-            ):
+            # Not by st_dev: it is that of the file system for bind mounts, and another one for
+            # subvolumes, which are no mounts.
+            if self._files.mount_id(fd) != self._mount:
                 raise OtherMount
         except BaseException:
             self._drop(fd)

@@ -75,10 +75,15 @@ class SourceLinks:
         self._linked[inode] = Linked(bare, names - 1, target)
 
 
+_SMALL_PIECES = 16
+"""Content of files up to 64 MiB (without many holes) is kept with the group."""
+
+
 @dataclass(slots=True)
 class _Group:
     path: bytes
     target: Identity
+    content: TreeContent | None
 
 
 class TargetLinks:
@@ -87,9 +92,17 @@ class TargetLinks:
     def __init__(self) -> None:
         self._groups: dict[int, _Group] = {}
 
-    def add(self, group: int, path: bytes, target: Identity | None) -> None:
-        if target is not None:
-            self._groups[group] = _Group(path, target)
+    def add(
+        self, group: int, path: bytes, target: Identity, content: TreeContent | None = None
+    ) -> None:
+        if content is not None and len(content.pieces) > _SMALL_PIECES:
+            content = None
+        self._groups[group] = _Group(path, target, content)
+
+    def content(self, group: int) -> TreeContent | None:
+        """The group's content, if it is remembered."""
+        known = self._groups.get(group)
+        return known.content if known is not None else None
 
     def link(self, group: int, make: Callable[[bytes, Identity], bool]) -> bool:
         """Try ``make`` with what is known of the group; False: it has no usable name."""
@@ -99,11 +112,11 @@ class TargetLinks:
 
 class GroupContents:
     """The content of a group's first entry, looked up in the catalog again: needed only when a
-    name cannot be linked to the first one. Each look-up may read the whole catalog, so there are
-    few; the group looked up last is remembered.
+    name cannot be linked to the first one and the content was too large to be kept. Each look-up
+    may read the whole catalog, so they are limited; the group looked up last is remembered.
     """
 
-    def __init__(self, entries: EntrySource, *, lookups: int = 16) -> None:
+    def __init__(self, entries: EntrySource, *, lookups: int = 100) -> None:
         self._entries = entries
         self._lookups = lookups
         self._last: tuple[int, TreeContent | None] = (0, None)

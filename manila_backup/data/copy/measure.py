@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,16 +34,16 @@ def measure_tree(
     entries = allocated = 0
     names_left: dict[Identity, int] = {}
     walk = Walk(source_fd, files=files, cancelled=cancelled, on_skip=lambda path: None)
-    for found in walk:
-        entries += 1
-        info = found.stat
-        if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-            inode = identity_of(info)
-            left = names_left.pop(inode, None)
-            if left is not None:
-                if left > 1:
-                    names_left[inode] = left - 1
-                continue
-            names_left[inode] = info.st_nlink - 1
-        allocated += info.st_blocks * _BLOCK_BYTES
+    with contextlib.closing(iter(walk)) as found:
+        for info in (entry.stat for entry in found):
+            entries += 1
+            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                inode = identity_of(info)
+                left = names_left.pop(inode, None)
+                if left is not None:
+                    if left > 1:
+                        names_left[inode] = left - 1
+                    continue
+                names_left[inode] = info.st_nlink - 1
+            allocated += info.st_blocks * _BLOCK_BYTES
     return Measure(entries, allocated)

@@ -8,7 +8,7 @@ the target; memory does not grow with either.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from manila_backup.data.catalog.chain import Chain
@@ -41,7 +41,7 @@ class Pruner:
     def __init__(
         self,
         target_fd: int,
-        wanted: Callable[[], Iterable[Wanted]],
+        wanted: Callable[[], Generator[Wanted]],
         tally: Tally,
         *,
         cancelled: Callable[[], bool],
@@ -78,16 +78,15 @@ class Pruner:
 
     def _pass(self) -> None:
         self._directories = Chain()
-        wanted = iter(self._wanted())
         walk = Walk(
             self._target_fd,
             files=self._files,
             cancelled=self._cancelled,
             on_skip=lambda path: None,
         )
-        try:
+        with contextlib.closing(self._wanted()) as wanted, contextlib.closing(iter(walk)) as tree:
             following = next(wanted, None)
-            for found in walk:
+            for found in tree:
                 while following is not None and following.path < found.path:
                     self._missing(following)
                     following = next(wanted, None)
@@ -99,10 +98,6 @@ class Pruner:
             while following is not None:
                 self._missing(following)
                 following = next(wanted, None)
-        finally:
-            close = getattr(wanted, "close", None)
-            if close is not None:
-                close()
 
     def _match(self, wanted: Wanted, found: Found, walk: Walk) -> None:
         self._directories.done_before(wanted.path)

@@ -9,7 +9,9 @@ is replaced by it, and nothing is ever written through an inode that was there b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import errno
+import os
+from collections.abc import Callable, Generator
 
 from manila_backup.data.catalog.entry import (
     Entry,
@@ -46,11 +48,11 @@ def restore_tree(
     written. ``options.delete`` makes it exact, else it merges; see the module's docstring. The
     root's own metadata are restored too.
 
-    ``entries`` is called once, with ``delete`` up to four times, and once more for each hard link
-    that cannot be made (at most 16 times). Nothing is synced to disk: that is the caller's.
+    ``entries`` is called once, with ``delete`` up to four times, and at times once more for a hard
+    link that cannot be made. Nothing is synced to disk: that is the caller's.
     :raises ContentDamaged: stored content is not what its checksum says; its target is removed.
     :raises CopyFailed: a file operation failed.
-    :raises CatalogDamaged: as the entries raise.
+    :raises CatalogDamaged: or OSError, as the entries raise.
     :raises Cancelled:
     """
     tally = Tally(progress)
@@ -65,7 +67,7 @@ def restore_tree(
     return tally.result()
 
 
-def _wanted(entries: EntrySource) -> Iterator[Wanted]:
+def _wanted(entries: EntrySource) -> Generator[Wanted]:
     with one_pass(entries) as stream:
         for entry in stream:
             yield Wanted.of_entry(entry)
@@ -149,9 +151,8 @@ class _Restore:
             else:
                 held = self._target.special(entry.path, entry.type, entry.rdev, wanted)
             self._count(entry, held)
-            if entry.link_group is not None and "special" not in held.labels():
-                made = self._target.identity(entry.path)
-                self._links.add(entry.link_group, entry.path, made)
+            if entry.link_group is not None and held.made is not None:
+                self._links.add(entry.link_group, entry.path, held.made)
 
     def _lay_file(self, entry: Entry, wanted: Attributes) -> None:
         content = entry.content
@@ -163,7 +164,7 @@ class _Restore:
         self._count(entry, held)
         self._tally.logical_bytes += entry.size
         if entry.link_group is not None:
-            self._links.add(entry.link_group, entry.path, new.identity)
+            self._links.add(entry.link_group, entry.path, new.identity, content)
 
     def _lay_link(self, entry: Entry, group: int) -> bool:
         """False: it is the first name, or needs an inode of its own."""
@@ -180,9 +181,10 @@ class _Restore:
 
     def _content_of_group(self, entry: Entry) -> TreeContent:
         """The first name was removed by others, or the target cannot have more links."""
-        content = self._contents.find(entry.link_group or 0)
+        group = entry.link_group or 0
+        content = self._links.content(group) or self._contents.find(group)
         if content is None:
-            raise Raced
+            raise TargetFailed(OSError(errno.EMLINK, os.strerror(errno.EMLINK)))
         return content
 
     def _count(self, entry: Entry, held: Held) -> None:

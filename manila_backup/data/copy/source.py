@@ -112,11 +112,12 @@ class SourceFiles:
         self._files.chmod(place, mode | stat.S_IRUSR)
         try:
             # Through the magic link it is this inode, whatever the name means by now.
-            fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            flags = OPEN_FILE & ~os.O_NOFOLLOW
+            fd = self._files.open(place, flags, path_fd)
             try:
                 return fd, read_xattrs(self._files, fd)
             except BaseException:
-                os.close(fd)
+                self._files.close(fd)
                 raise
         finally:
             self._files.chmod(place, mode)

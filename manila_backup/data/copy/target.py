@@ -63,13 +63,16 @@ class CannotLink(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """``losses`` are to be counted; ``left_out`` is what a plain target lacks on purpose."""
+    """``losses`` are to be counted; ``left_out`` is what a plain target lacks on purpose;
+    ``made`` is the inode of a new symlink or special file.
+    """
 
     losses: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    made: Identity | None = None
 
     def and_lost(self, loss: str) -> Held:
-        return Held((*self.losses, loss), self.left_out)
+        return Held((*self.losses, loss), self.left_out, self.made)
 
     def labels(self) -> tuple[str, ...]:
         """What the catalog records: that the target has it not, for whatever reason."""
@@ -112,7 +115,6 @@ class Target:
         losses that its first ones did not have.
         """
         self._files = files
-        self._root_fd = root_fd
         self._plain = options.plain_target
         self._late = late
         self._lose = lose
@@ -164,6 +166,14 @@ class Target:
             more = tuple(loss for loss in losses if loss not in unfinished.losses)
             if more:
                 self._lose(path, more)
+            # Somebody may have put another directory there and moved this one away.
+            name = path.rpartition(b"/")[2]
+            if path and identity_of(self._files.lstat(name, self._parent(path))) != (
+                unfinished.identity
+            ):
+                raise Raced
+        except FileNotFoundError as error:
+            self._late(path, Raced(error))
         except (OSError, Raced) as error:
             self._late(path, error)
         except Mounted:
@@ -255,9 +265,11 @@ class Target:
         except FileNotFoundError as error:
             raise Raced(error) from error
         try:
-            if stat.S_IFMT(self._files.fstat(fd).st_mode) != type_.file_format or not is_it(fd):
+            info = self._files.fstat(fd)
+            if stat.S_IFMT(info.st_mode) != type_.file_format or not is_it(fd):
                 raise Raced
-            return Held(self._setter.apply(fd, type_, wanted, is_path=True, strip=False))
+            losses = self._setter.apply(fd, type_, wanted, is_path=True, strip=False)
+            return Held(losses, made=identity_of(info))
         finally:
             with contextlib.suppress(OSError):
                 self._files.close(fd)
@@ -289,15 +301,6 @@ class Target:
             if error.errno not in GONE:
                 raise
         return False
-
-    @target_errors()
-    def identity(self, path: bytes) -> Identity | None:
-        """Which inode is at ``path`` now."""
-        try:
-            parent_fd = self._parent(path)
-            return identity_of(self._files.lstat(path.rpartition(b"/")[2], parent_fd))
-        except (FileNotFoundError, Raced, Mounted):
-            return None
 
     # --- common -----------------------------------------------------------------------------------
 

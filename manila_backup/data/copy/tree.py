@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
+from manila_backup.data.catalog.codec import Malformed
 from manila_backup.data.catalog.entry import Entry, EntryType
 from manila_backup.data.catalog.writer import CatalogWriter
 from manila_backup.data.copy.attributes import Attributes, storable_time
@@ -106,9 +108,10 @@ class _TreeCopy:
         except OSError as error:
             raise copy_failed(b"", error) from error
         try:
-            for found in self._walk:
-                self._copy(found)
-                self._tally.report()
+            with contextlib.closing(iter(self._walk)) as tree:
+                for found in tree:
+                    self._copy(found)
+                    self._tally.report()
             self._target.finish()
         except TargetFailed as failed:
             raise copy_failed(b"", failed.error) from failed
@@ -121,15 +124,16 @@ class _TreeCopy:
             self._target_fd, self._wanted, self._tally, cancelled=self._cancelled, files=self._files
         )
 
-    def _wanted(self) -> Iterator[Wanted]:
-        for found in self._new_walk(lambda path: None):
-            try:
-                type_ = type_of(found.stat)
-            except Swapped:
-                continue
-            if type_.is_special and self._options.plain_target:
-                continue
-            yield Wanted(found.path, type_, found.stat.st_size, found.stat.st_mtime_ns)
+    def _wanted(self) -> Generator[Wanted]:
+        walk = self._new_walk(lambda path: None)
+        with contextlib.closing(iter(walk)) as tree:
+            for found in tree:
+                try:
+                    type_ = type_of(found.stat)
+                except Swapped:
+                    continue
+                if not (type_.is_special and self._options.plain_target):
+                    yield Wanted(found.path, type_, found.stat.st_size, found.stat.st_mtime_ns)
 
     def _new_walk(self, on_skip: Callable[[bytes], None]) -> Walk:
         return Walk(self._source_fd, files=self._files, cancelled=self._cancelled, on_skip=on_skip)
@@ -222,10 +226,7 @@ class _TreeCopy:
         if linked is not None:
             self._record_unlinked(linked, found.path, wanted, held, opened.stat)
             return
-        made = None
-        if opened.stat.st_nlink > 1 and "special" not in held.labels():
-            made = self._target.identity(found.path)
-        self._record_first(entry, wanted, held, opened.stat, made)
+        self._record_first(entry, wanted, held, opened.stat, held.made)
 
     def _copy_file(self, found: Found, opened: OpenEntry, linked: Linked | None) -> None:
         with self._target.new_file(found.path) as new:
@@ -318,6 +319,8 @@ class _TreeCopy:
             return
         try:
             self._catalog.add(dataclasses.replace(entry, losses=tuple(labels)))
+        except Malformed:
+            raise  # a mistake of this engine, nothing that a tree could cause
         except ValueError as error:
             too_big = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             raise copy_failed(entry.path, too_big) from error

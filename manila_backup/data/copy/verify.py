@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -149,10 +150,10 @@ def _extra(
 ) -> Iterator[str]:
     """What the tree has and the catalog lacks; of a directory only the directory."""
     walk = Walk(data_fd, files=files, cancelled=cancelled, on_skip=lambda path: None)
-    with one_pass(entries) as stream:
+    with one_pass(entries) as stream, contextlib.closing(iter(walk)) as tree:
         path = _next_path(stream)
         try:
-            for found in walk:
+            for found in tree:
                 while path is not None and path < found.path:
                     path = _next_path(stream)
                 if path != found.path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from manila_backup.data.copy.base import IGNORED_NAMES
@@ -62,7 +62,9 @@ class _Frame:
 
 
 class Walk:
-    """Iterable once. ``on_skip`` hears of entries that vanished or were swapped meanwhile."""
+    """Iterable once; to be closed if not run to its end. ``on_skip`` hears of entries that vanished
+    or were swapped meanwhile, and of mounts that are not entered.
+    """
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class Walk:
         """Do not descend into the directory yielded last."""
         self._skip = True
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Generator[Found]:
         """The root first.
 
         :raises CopyFailed: a directory could not be read; names it.
@@ -172,9 +174,7 @@ class Walk:
             fd = stack.enter(path, identity)
             self._make_room()
             names = SortedNames(self._names(fd, is_root=not path), self._spill)
-        except OtherMount:
-            return
-        except NotTheDirectory:
+        except (NotTheDirectory, OtherMount):
             self._on_skip(path)
         except OSError as error:
             # An NFS client says ESTALE of what another client has removed.

@@ -31,9 +31,9 @@ def not_cancelled() -> bool:
 class Run:
     """Source, store (data and catalog) and target of one test."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, *, make: bool = True) -> None:
         self.source, self.data, self.target = (top / name for name in ("source", "data", "target"))
-        for path in (self.source, self.data, self.target):
+        for path in (self.source, self.data, self.target) if make else ():
             path.mkdir()
         self.catalog = b""
 

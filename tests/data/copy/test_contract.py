@@ -109,7 +109,7 @@ def test_mounts_inside_a_tree_are_not_entered_bind_mounts_neither(run: Run) -> N
     subprocess.run(["mount", "--bind", outside, run.source / "outside"], check=True)
     try:
         result = run.backup()
-        assert result.counters.warnings == 1
+        assert (result.counters.warnings, result.counters.skipped) == (1, 0)
         assert [entry.path for entry in run.entries()] == [b"", b"outside"]
         assert os.listdir(run.data / "outside") == []
         with Opened(run.source) as source:
@@ -331,6 +331,25 @@ def test_losses_are_path_and_what(run: Run) -> None:
     assert run.entry(b"a\n").losses == ("xattr:user.\\xff",)
     run.restore()  # the catalog has it
     assert_same(str(run.source), str(run.target))
+
+
+def test_measuring_counts_what_is_allocated_links_once(run: Run) -> None:
+    fill(run.source)
+    (run.source / "big").write_bytes(bytes(300_000))
+    for number in range(3):
+        os.link(run.source / "big", run.source / f"big{number}")
+    os.link(run.source / "d" / "e" / "f", run.source.parent / "outside")
+    (run.source / "lost+found").mkdir()
+    with (run.source / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    inodes = {}
+    for path in (run.source, *run.source.rglob("*")):
+        if path.name != "lost+found":
+            inodes[path.lstat().st_ino] = path.lstat().st_blocks * 512
+    with Opened(run.source) as source:
+        found = measure_tree(source, cancelled=not_cancelled)
+    assert found == (1 + 6 + 1 + 3 + 1, sum(inodes.values()))
+    assert 300_000 < found.bytes < 600_000
 
 
 # --- progress and cancellation --------------------------------------------------------------------

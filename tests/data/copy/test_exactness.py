@@ -17,7 +17,7 @@ from tests.support.trees import Node, assert_same, build, snapshot, trees
 pytestmark = pytest.mark.root
 
 quick = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
