@@ -22,7 +22,13 @@ from stevedore.driver import DriverManager
 from manila_backup.data.manager import DataManager
 from manila_backup.data.mounts import MountManager
 from manila_backup.data.node import TOPIC, Node, NodeSettings
-from manila_backup.data.rpcapi import MessagingWaker, NullWaker, Waker, WakeUpEndpoint
+from manila_backup.data.rpcapi import (
+    MessagingWaker,
+    NullWaker,
+    Waker,
+    WakeUpEndpoint,
+    get_transport,
+)
 from manila_backup.db.engine import Database
 from manila_backup.share.base import ShareProvider
 
@@ -32,6 +38,10 @@ if TYPE_CHECKING:
 LOG = log.getLogger(__name__)
 
 HEARTBEATS_PER_LEASE = 4
+
+BACKLOG = 256
+"""Connections that may wait to be accepted. Of more at the same time the kernel lets some wait for
+a second and resets others; the HTTP server's own default is 5."""
 
 
 def build_database(conf: cfg.ConfigOpts) -> Database:
@@ -60,7 +70,7 @@ def build_node(conf: cfg.ConfigOpts) -> Node:
 
 def build_waker(conf: cfg.ConfigOpts) -> Waker:
     """How an API process of its own wakes the data nodes: over the bus, if one is configured."""
-    return MessagingWaker(oslo_messaging.get_rpc_transport(conf)) if conf.use_bus else NullWaker()
+    return MessagingWaker(get_transport(conf)) if conf.use_bus else NullWaker()
 
 
 class DataService(service.Service):  # type: ignore[misc]
@@ -102,10 +112,9 @@ class DataService(service.Service):  # type: ignore[misc]
 def _listen(conf: cfg.ConfigOpts, host: str, manager: DataManager) -> Any:
     target = oslo_messaging.Target(topic=TOPIC, server=host)
     server = oslo_messaging.get_rpc_server(
-        oslo_messaging.get_rpc_transport(conf),
+        get_transport(conf),
         target,
         [WakeUpEndpoint(manager.wake)],
-        executor="threading",
     )
     server.start()
     return server
@@ -132,7 +141,11 @@ class ApiService(service.Service):  # type: ignore[misc]
     def start(self) -> None:
         """:raises OSError: the address is taken or not ours; nothing runs then."""
         self._server = wsgi.Server(
-            (self._host, self.port), self._make_app(), numthreads=self._threads, shutdown_timeout=5
+            (self._host, self.port),
+            self._make_app(),
+            numthreads=self._threads,
+            request_queue_size=BACKLOG,
+            shutdown_timeout=5,
         )
         self._server.server_name = "manila-backup-api"
         self._server.prepare()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,14 @@ def database(database_file: Path) -> Iterator[Database]:
     found = Database(f"sqlite:///{database_file}")
     yield found
     found.close()
+
+
+@pytest.fixture(autouse=True)
+def own_excepthook() -> Iterator[None]:
+    """oslo.log's set-up takes the hook over for good, and so the news of a crash of pytest."""
+    hook = sys.excepthook
+    yield
+    sys.excepthook = hook
 
 
 # --- no skips -------------------------------------------------------------------------------------

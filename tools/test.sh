@@ -43,4 +43,4 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-exec python -m pytest -m "$marks" "$@"
+exec python -m pytest -n auto --dist loadfile -m "$marks" "$@"

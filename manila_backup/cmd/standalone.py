@@ -104,6 +104,9 @@ class State:
             self.directory.chmod(0o700)
             for part in (self.shares, self.backup_share, self.mounts):
                 part.mkdir(mode=0o700, exist_ok=True)
+            # The files that SQLite makes beside it are as private as it is.
+            self.database.touch(mode=0o600)
+            self.database.chmod(0o600)
         except OSError as error:
             raise StartError(f"--state-dir {self.directory}: {error.strerror}") from error
 

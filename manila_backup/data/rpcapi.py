@@ -6,16 +6,42 @@ A wake-up carries an id only and may be lost: the row is the truth and every nod
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import manila_backup.oslo_threading  # noqa: F401  isort: skip - before what it prepares
 import oslo_messaging
+from oslo_config import cfg
 from oslo_log import log
 
 from manila_backup.data.node import TOPIC
 
 LOG = log.getLogger(__name__)
+
+
+_HIDDEN_OPTIONS = {
+    "oslo_messaging_metrics": "oslo_messaging._metrics.client",
+    "oslo_messaging_tracing": "oslo_messaging._tracing.client",
+}
+"""Option group, also the name of the list of its options -> module."""
+
+
+def get_transport(conf: cfg.ConfigOpts) -> Any:
+    """The RPC transport that ``conf`` names.
+
+    oslo.messaging registers some options with oslo.config's global object only, but asks the
+    transport's own for them at each message, sent or received (seen in 18.3): with a ``conf`` that
+    lacks them no message gets through.
+    """
+    for group, module in _HIDDEN_OPTIONS.items():
+        try:
+            options = getattr(importlib.import_module(module), group)
+        except (ImportError, AttributeError):
+            LOG.debug("This oslo.messaging has no options %s.", group)
+        else:
+            conf.register_opts(options, group=group)
+    return oslo_messaging.get_rpc_transport(conf)
 
 
 class Waker(Protocol):

@@ -15,6 +15,8 @@ from manila_backup.api import openapi
 from manila_backup.api.routes import ROUTES
 from tests.api.harness import ADMIN, LATEST, Api
 
+pytestmark = pytest.mark.slow
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import schemathesis

@@ -31,6 +31,8 @@ from tests.quota.requests import (
     usages,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def unlocked(database_file: Path) -> Iterator[Database]:

@@ -289,6 +289,7 @@ def fill(tree: Path) -> None:
     os.mkfifo(tree / "pipe")
 
 
+@pytest.mark.slow
 class TestKilled:
     """Each operation is killed before each of its steps; the next opening puts it right."""
 

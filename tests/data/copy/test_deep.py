@@ -25,6 +25,8 @@ from tests.data.copy.conftest import Opened, Run, no_progress, not_cancelled
 from tests.support.syscalls import CountingFds, Faulty, open_fds
 from tests.support.trees import assert_same, differences, snapshot
 
+pytestmark = pytest.mark.slow
+
 LEVELS = 600
 
 

@@ -15,6 +15,8 @@ from tests.data.drivers.faulty import Faulty
 from tests.data.drivers.operations import REF, Watch, back_up, restore
 from tests.data.drivers.trees import describe, fingerprint
 
+pytestmark = pytest.mark.slow
+
 CALLS_AT_MOST = 2000
 
 

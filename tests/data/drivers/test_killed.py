@@ -16,6 +16,8 @@ from tests.data.drivers.killing import every_kill
 from tests.data.drivers.operations import REF, Watch, back_up, other, restore
 from tests.data.drivers.trees import clone, describe
 
+pytestmark = pytest.mark.slow
+
 AGAIN = other(epoch=REF.epoch + 1)
 
 

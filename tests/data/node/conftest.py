@@ -15,18 +15,23 @@ from tests.data.node.world import World
 
 
 @pytest.fixture(scope="session")
-def faulty_plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One for all tests: it is looked up in a cache whose key is the path."""
-    return plugin_path(tmp_path_factory.mktemp("plugins"))
+def worker_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One for all tests: plugins are looked up in a cache whose key is the path."""
+    directory = tmp_path_factory.mktemp("workers")
+    return {
+        "PYTHONPATH": plugin_path(directory / "plugins"),
+        "XDG_CACHE_HOME": str(directory / "cache"),
+    }
 
 
 @pytest.fixture
 def worker_faults(
-    tmp_path: Path, faulty_plugin: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, worker_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> WorkerFaults:
     """Faults for workers that the test, or a process that it starts, will start."""
     directory = tmp_path / "faults"
-    monkeypatch.setenv("PYTHONPATH", faulty_plugin)
+    for name, value in worker_environment.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv(FAULTS, str(directory))
     return WorkerFaults(directory)
 

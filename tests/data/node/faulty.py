@@ -35,7 +35,6 @@ class WorkerFaults:
     def lay(self, step: str, what: str) -> None:
         if what in ("wait", "hang", "pass"):
             os.mkfifo(self._directory / f"{step}.here")
-            os.mkfifo(self._directory / f"{step}.go")
         (self._directory / step).write_text(what)
 
     def met(self, step: str) -> bool:
@@ -53,7 +52,7 @@ class WorkerFaults:
 
     def let_go(self, step: str) -> None:
         """Let a worker go on that was met and passes."""
-        (self._directory / f"{step}.go").write_text("")
+        (self._directory / f"{step}.go").touch()
 
     def meet_and(self, step: str, act: Act, *, go: bool) -> threading.Thread:
         """Meet a worker in a thread of its own, act, and with ``go`` let it pass. To be joined."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from manila_backup import exception
 from manila_backup.data.jobs import Stop
 from manila_backup.data.manager import DataManager
 from manila_backup.db.intents import IntentKind
@@ -14,6 +15,8 @@ from manila_backup.db.operations import Operation
 from manila_backup.states import BackupStatus, OperationStatus, ShareStatus
 from tests.data.node.world import IS_ROOT, World
 from tests.db.builders import committed, without
+
+pytestmark = pytest.mark.slow
 
 DONE, QUEUED = OperationStatus.DONE, OperationStatus.QUEUED
 CANCELLED, RUNNING = OperationStatus.CANCELLED, OperationStatus.RUNNING
@@ -81,14 +84,16 @@ def test_a_restore_is_cancelled(world: World, at: str, share: ShareStatus) -> No
 
 
 def test_a_cancel_beats_what_could_be_tried_again(world: World) -> None:
-    """The worker is killed while it is asked to stop: no next attempt."""
+    """The provider goes away while the operation is being cancelled: no next attempt."""
     share_id = world.small_share()
     stop = Stop()
-    world.workers.lay("backup", "pass")
-    world.workers.lay("publish", "transient")
-    thread = world.workers.meet_and("backup", stop.cancel, go=True)
+
+    def cancel_and_fail() -> None:
+        stop.cancel()
+        raise exception.TransientError(reason="it may pass")
+
+    world.steps.before("mounts", cancel_and_fail)
     ended = world.work(world.queue_backup(share_id), stop=stop)
-    thread.join()
     assert ended.status is CANCELLED
     world.assert_nothing_is_left(share_id)
 
@@ -96,7 +101,8 @@ def test_a_cancel_beats_what_could_be_tried_again(world: World) -> None:
 # --- shut down ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", ["get 1", "grant 1", *MOUNT_STEPS[1:], *WORKER])
+@pytest.mark.parametrize("at", ["granted 1", "publish", "done"])
+@pytest.mark.slow
 def test_a_shut_down_node_gives_the_create_to_another(world: World, at: str) -> None:
     share_id = world.small_share()
     queued = world.queue_backup(share_id)
@@ -113,6 +119,7 @@ def test_a_shut_down_node_gives_the_create_to_another(world: World, at: str) -> 
     world.assert_nothing_is_left(share_id)
 
 
+@pytest.mark.slow
 def test_a_shut_down_node_gives_the_restore_to_another(world: World) -> None:
     share_id = world.small_share()
     before = world.tree(share_id)
@@ -130,7 +137,7 @@ def test_a_shut_down_node_gives_the_restore_to_another(world: World) -> None:
 
 # --- overtaken ------------------------------------------------------------------------------------
 
-FENCED = ["get 1", "mark 1", "get 2", "grant 1", "granted 1", "mounts 1", *MOUNT_STEPS]
+FENCED = ["mark 1", "get 2", "granted 1", "mounts 1", *MOUNT_STEPS[1:], "publish"]
 
 
 class Rival:
@@ -162,8 +169,11 @@ class Rival:
         assert (done.status, done.fail_reason, done.host) == (DONE, None, "node-b")
 
 
-@pytest.mark.parametrize("at", [*FENCED, "backup", "publish"])
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [*((at, False) for at in FENCED), ("granted 1", True), ("publish", True)],
+)
+@pytest.mark.slow
 def test_who_was_overtaken_changes_nothing_more(world: World, at: str, told: bool) -> None:
     """Told by its own heartbeat, or found out at the next write."""
     share_id = world.small_share()
@@ -191,7 +201,20 @@ def test_who_was_overtaken_changes_nothing_more(world: World, at: str, told: boo
     assert not any(world.epochs(queued.backup_id).values())
 
 
+@pytest.mark.root
+def test_who_was_overtaken_mounts_nothing_more(world: World) -> None:
+    """Overtaken after the last look at the lease and before a mount is written down."""
+    share_id = world.small_share()
+    queued = world.queue_backup(share_id)
+    rival = Rival(world, queued, share_id)
+    world.steps.before("mounts", rival.take_over)
+    world.work(queued)
+    rival.assert_nothing_more_was_changed()
+    assert "mount" not in world.steps.seen
+
+
 @pytest.mark.parametrize("at", ["granted 1", "publish"])
+@pytest.mark.slow
 def test_who_took_over_comes_to_the_end(world: World, at: str) -> None:
     share_id = world.small_share()
     queued = world.queue_backup(share_id)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -281,7 +282,8 @@ def group() -> Any:
     assert found.stdout is not None
     found.stdout.readline()
     yield found
-    found.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(found.pid, signal.SIGKILL)
     found.wait()
     found.stdout.close()
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data node that is killed (SIGKILL) in the middle of a job: what it leaves is real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+from sqlalchemy import event
+
+from manila_backup.db.engine import Database
+from manila_backup.db.operations import Operation
+from tests.data.node.faulty import wait_for
+from tests.data.node.processes import is_alive
+from tests.data.node.world import World
+
+END = "end"
+"""The step right before the transaction that ends the operation."""
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_at(world: World, at: str, queued: Operation) -> None:
+    """Work on the operation in a child that dies at the step (``STEP TURN``, or one of workers)."""
+    child = os.fork()
+    if child == 0:
+        _work_until(world, at, queued)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"the job did not come to {at}"
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    worker = world.operation(queued).worker_pid
+    if worker is not None:
+        wait_for(lambda: not is_alive(worker), "the end of the worker")
+
+
+def _work_until(world: World, at: str, queued: Operation) -> None:
+    try:
+        # Connections are not inherited.
+        world.database = Database(world.database.connection)
+        step, _, turn = at.partition(" ")
+        if at == END:
+            event.listen(world.database.writer_engine, "before_cursor_execute", _kill_at_end)
+        elif turn:
+            world.steps.before(step, kill_self, time=int(turn))
+        else:
+            world.workers.lay(step, "hang")
+            world.workers.meet_and(step, kill_self, go=False)
+        world.work(queued)
+    except BaseException:  # noqa: BLE001 - the boundary of the process
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        # Not sys.exit: this is a copy of the test's process.
+        os._exit(1)
+
+
+def _kill_at_end(connection: Any, cursor: Any, sql: str, *_: Any) -> None:
+    if sql.startswith("UPDATE operations") and "finished_at_us=" in sql:
+        kill_self()
