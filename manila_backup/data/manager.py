@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 from manila_backup import exception
 from manila_backup.data import endings, jobs
 from manila_backup.data.endings import Outcome
-from manila_backup.data.jobs import JobRunner, Stop
+from manila_backup.data.holder import Stop
+from manila_backup.data.jobs import JobRunner
 from manila_backup.data.node import TOPIC, Node
 from manila_backup.data.undo import undo
 from manila_backup.data.worker_process import ProcessId, kill_group

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from manila_backup import exception
-from manila_backup.data.jobs import Stop
+from manila_backup.data.holder import Stop
 from manila_backup.data.manager import DataManager
 from manila_backup.db.intents import IntentKind
 from manila_backup.db.operations import Operation

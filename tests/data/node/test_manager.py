@@ -12,7 +12,7 @@ import pytest
 from oslo_db import exception as db_exc
 from sqlalchemy.orm import Session
 
-from manila_backup.data.jobs import Stop
+from manila_backup.data.holder import Stop
 from manila_backup.data.manager import SAFETY, DataManager
 from manila_backup.data.node import Node
 from manila_backup.db import operations, services

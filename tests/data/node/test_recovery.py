@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from manila_backup.data.jobs import Stop
+from manila_backup.data.holder import Stop
 from manila_backup.data.manager import DataManager
 from manila_backup.data.node import Node
 from manila_backup.data.undo import undo

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from manila_backup import exception
 from manila_backup.data import jobs
-from manila_backup.data.jobs import Stop
+from manila_backup.data.holder import Stop
 from manila_backup.data.mounts import MountManager, mounted_below
 from manila_backup.data.node import Node, NodeSettings
 from manila_backup.db import backups, busy_shares, intents, operations

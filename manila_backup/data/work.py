@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three kinds of work. Each takes in order (mark the share, grant access, mount, copy) and
+leaves on the caller's stack how to give it back in reverse (unmount, revoke, unmark).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from manila_backup import exception
+from manila_backup.context import service_context
+from manila_backup.data import worker_process
+from manila_backup.data.drivers.base import RestoreResult
+from manila_backup.data.holder import Holder
+from manila_backup.data.task import Task
+from manila_backup.data.undo import undo
+from manila_backup.db import backups
+from manila_backup.db.backups import Backup
+from manila_backup.db.clock import iso
+from manila_backup.db.intents import IntentKind
+from manila_backup.states import OperationKind, Phase, ShareStatus
+from manila_backup.types import (
+    AccessLevel,
+    BackupDescription,
+    BackupRef,
+    Counters,
+    Mount,
+    MountedTree,
+    RestoreMode,
+    Share,
+    StoredBackup,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """``stored`` belongs to a create; ``notice`` tells the tenant what is not as it should be."""
+
+    counters: Counters
+    stored: StoredBackup | None = None
+    notice: str | None = None
+
+
+class Work:
+    """The work of one attempt. :meth:`do` is called once."""
+
+    def __init__(self, holder: Holder, stack: ExitStack) -> None:
+        self._holder = holder
+        self._node = holder.node
+        self._operation = holder.operation
+        self._stack = stack
+
+    def do(self) -> Result:
+        """:raises ManilaBackupError: it could not be done; what was taken is on the stack."""
+        with self._node.database.reader() as session:
+            backup = backups.get(session, self._operation.backup_id)
+        if self._operation.kind is OperationKind.CREATE:
+            return self._create(backup)
+        if self._operation.kind is OperationKind.RESTORE:
+            return self._restore(backup)
+        return self._delete(backup)
+
+    def _create(self, backup: Backup) -> Result:
+        ref = BackupRef(
+            project_id=backup.project_id, backup_id=backup.id, epoch=self._operation.epoch
+        )
+        share = self._enter_share(ShareStatus.BACKUP_CREATING, AccessLevel.RO, backup)
+        source = self._mount_share(share, read_only=True)
+        root = self._mount_backup_share(read_only=False)
+        self._holder.phase(Phase.COPYING)
+        self._stack.enter_context(self._data_directory(ref))
+        description = _describe(backup, ref, share)
+        stored: StoredBackup = self._drive(backup, root, "backup", description, source, None)
+        self._check_owner(share.id)
+        notice = _notice(stored.counters, _IN_BACKUP)
+        return Result(counters=stored.counters, stored=stored, notice=notice)
+
+    def _restore(self, backup: Backup) -> Result:
+        ref = backup.published_ref
+        if ref is None:
+            raise exception.BackupNotStored(backup_id=backup.id, what="nothing was published")
+        share = self._enter_share(ShareStatus.BACKUP_RESTORING, AccessLevel.RW, backup)
+        if share.size_gib < backup.size_gib:
+            raise exception.PermanentError(
+                reason=f"Share size {share.size_gib} is too small to restore backup of size "
+                f"{backup.size_gib}."
+            )
+        root = self._mount_backup_share(read_only=True)
+        target = self._mount_share(share, read_only=False)
+        self._holder.phase(Phase.COPYING)
+        mode = self._operation.mode or RestoreMode.EXACT
+        result: RestoreResult = self._drive(backup, root, "restore", ref, target, mode)
+        self._check_owner(share.id)
+        notice = _notice(result.counters, _IN_RESTORE, result.changed_paths)
+        return Result(counters=result.counters, notice=notice)
+
+    def _delete(self, backup: Backup) -> Result:
+        root = self._mount_backup_share(read_only=False)
+        self._holder.phase(Phase.DELETING)
+        ref = BackupRef(project_id=backup.project_id, backup_id=backup.id, epoch=0)
+        self._drive(backup, root, "delete", ref)
+        return Result(counters=self._holder.counters)
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def _enter_share(self, status: ShareStatus, level: AccessLevel, backup: Backup) -> Share:
+        context = service_context(self._operation.request_id)
+        share = self._node.provider.get(context, self._operation.share_id)
+        self._holder.phase(Phase.MARKING)
+        self._stack.enter_context(self._marked(share, status))
+        # Looked at again under the mark: until then its owner could still change it.
+        share = self._check_owner(self._operation.share_id)
+        self._check_share(share, backup)
+        self._holder.phase(Phase.GRANTING)
+        self._stack.enter_context(self._granted(share, level))
+        return share
+
+    def _check_owner(self, share_id: str) -> Share:
+        share = self._node.provider.get(service_context(self._operation.request_id), share_id)
+        if share.project_id != self._operation.project_id:
+            raise exception.ShareChangedHands(share_id=share_id)
+        return share
+
+    def _check_share(self, share: Share, backup: Backup) -> None:
+        settings = self._node.settings
+        if share.is_soft_deleted:
+            raise exception.PermanentError(reason=f"Share {share.id} has been soft deleted.")
+        if self._operation.kind is not OperationKind.CREATE:
+            return
+        if share.has_snapshots and settings.refuse_shares_with_snapshots:
+            raise exception.PermanentError(reason=f"Share {share.id} has snapshots.")
+        if share.has_replicas:
+            raise exception.PermanentError(reason=f"Share {share.id} has replicas.")
+        if share.size_gib > backup.charged_gib:
+            raise exception.PermanentError(
+                reason=f"Share {share.id} has grown beyond the {backup.charged_gib} GiB that "
+                "were charged."
+            )
+
+    @contextmanager
+    def _marked(self, share: Share, status: ShareStatus) -> Iterator[None]:
+        intent = self._holder.intend(IntentKind.MARK, {"share_id": share.id})
+        try:
+            self._node.provider.mark(share, self._operation.id, status)
+            self._holder.made(intent, intent.detail)
+            yield
+        finally:
+            self._holder.give_back(Phase.UNMARKING, intent)
+
+    @contextmanager
+    def _granted(self, share: Share, level: AccessLevel) -> Iterator[None]:
+        detail = {
+            "share_id": share.id,
+            "address": self._node.settings.address,
+            "level": str(level),
+        }
+        intent = self._holder.intend(IntentKind.GRANT, detail)
+        try:
+            grant = self._node.provider.grant(share, self._node.settings.address, level)
+            detail["ours"] = "yes" if grant.ours else "no"
+            if grant.reference is not None:
+                detail["reference"] = grant.reference
+            self._holder.made(intent, detail)
+            yield
+        finally:
+            self._holder.give_back(Phase.REVOKING, self._holder.reread(intent))
+
+    def _mount_share(self, share: Share, *, read_only: bool) -> MountedTree:
+        return self._mount(self._node.provider.mounts(share)[0], "share", read_only=read_only)
+
+    def _mount_backup_share(self, *, read_only: bool) -> MountedTree:
+        return self._mount(self._node.settings.backup_mount, "backup", read_only=read_only)
+
+    def _mount(self, mount: Mount, what: str, *, read_only: bool) -> MountedTree:
+        self._holder.phase(Phase.MOUNTING)
+        name = f"{self._operation.id}-{self._operation.epoch}-{what}"
+        if mount.proto != "path":
+            self._stack.enter_context(self._mount_point(name))
+        mounted = self._node.mounts.mounted(mount, name, read_only=read_only)
+        return self._stack.enter_context(mounted)
+
+    @contextmanager
+    def _mount_point(self, name: str) -> Iterator[None]:
+        intent = self._holder.intend(IntentKind.MOUNT, {"path": self._node.mounts.point(name)})
+        try:
+            yield
+        finally:
+            self._holder.give_back(Phase.UNMOUNTING, intent, even_if_lost=True)
+
+    @contextmanager
+    def _data_directory(self, ref: BackupRef) -> Iterator[None]:
+        """Keep the data when the block succeeds (its intent ends with the operation); on an error
+        throw it away, unless the node is in a hurry: then the next attempt does.
+        """
+        intent = self._holder.intend(
+            IntentKind.DATA_DIRECTORY,
+            {"project_id": ref.project_id, "backup_id": ref.backup_id},
+        )
+        try:
+            yield
+        except BaseException:
+            if not self._holder.stop.lost and not self._holder.stop.shutdown:
+                undo(self._node, intent)
+            raise
+
+    def _drive(self, backup: Backup, root: MountedTree, method: str, *arguments: Any) -> Any:
+        """Run a method of the driver that the backup is, or is to be, stored by."""
+        task = Task(driver=backup.driver, root=root, method=method, arguments=arguments)
+        return worker_process.run(task, self._holder.stop.event, self._holder.hooks())
+
+
+def _describe(backup: Backup, ref: BackupRef, share: Share) -> BackupDescription:
+    return BackupDescription(
+        ref=ref,
+        share_id=share.id,
+        share_name=share.name,
+        share_proto=share.share_proto,
+        size_gib=backup.size_gib,
+        user_id=backup.user_id,
+        name=backup.name,
+        description=backup.description,
+        availability_zone=backup.availability_zone,
+        created_at=f"{iso(backup.created_at_us)}Z",
+        options=dict(backup.options),
+    )
+
+
+_IN_BACKUP = {
+    "skipped": "paths vanished while they were looked at and are not in the backup",
+    "changed": "files changed while they were copied, also the second time",
+    "losses": "attributes are not in the stored tree; those that could be read are in its catalog",
+    "warnings": "mounts below the share were not entered",
+}
+_IN_RESTORE = {
+    "skipped": "paths could not be written because something is mounted there",
+    "changed": "paths were changed by others meanwhile and may differ from the backup",
+    "losses": "attributes could not be set on the share",
+    "warnings": "paths could not be removed or replaced",
+}
+_NAMED = 5
+"""So many paths are named in a notice."""
+
+
+def _notice(counters: Counters, words: dict[str, str], paths: Sequence[str] = ()) -> str | None:
+    """Words for the tenant when something is not as it should be, else None."""
+    counts = {name: getattr(counters, name) for name in words}
+    parts = [f"{count} {words[name]}" for name, count in counts.items() if count]
+    if not parts:
+        return None
+    named = f" (among them: {', '.join(paths[:_NAMED])})" if paths else ""
+    return f"complete, but {'; '.join(parts)}{named}."
