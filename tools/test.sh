@@ -23,7 +23,7 @@ esac
 
 debian_packages() {
     local missing=() package
-    for package in acl attr rsync util-linux procps; do
+    for package in acl attr mount procps rsync util-linux xfsprogs; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
             missing+=("$package")
     done

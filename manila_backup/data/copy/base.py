@@ -27,11 +27,13 @@ class CopyOptions:
 
     ``delete`` removes from the target what the source lacks (exact copy). ``plain_target`` leaves
     out what must not appear in a browsable store: setuid and setgid bits, and special files.
+    ``reflink`` lets files without checksums share their blocks where the file system can.
     ``read_ahead_bytes`` bounds how much content is held per file in work.
     """
 
     delete: bool = False
     plain_target: bool = False
+    reflink: bool = False
     read_ahead_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:

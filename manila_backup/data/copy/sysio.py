@@ -8,12 +8,16 @@ made here, which stand for an open fd or for a name directly below one.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FICLONE = 0x40049409
+"""_IOW(0x94, 9, int) of linux/fs.h."""
+
 CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -97,6 +101,10 @@ class Files:
 
     def rmdir(self, name: bytes, dir_fd: int) -> None:
         os.rmdir(name, dir_fd=dir_fd)
+
+    def clone(self, source: int, target: int) -> None:
+        """Have the target share all blocks of the source (FICLONE, ioctl_ficlonerange(2))."""
+        fcntl.ioctl(target, _FICLONE, source)
 
     # --- attributes -------------------------------------------------------------------------------
 

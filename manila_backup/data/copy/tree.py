@@ -250,16 +250,23 @@ class _TreeCopy:
 
     def _copy_content(self, opened: OpenEntry, target: int) -> tuple[OpenEntry, Copied, bool]:
         """What was copied, as it looked before; and whether it changed meanwhile, twice."""
-        hashing = self._catalog is not None
-        copied = self._mover.copy(opened.fd, target, opened.stat.st_size, hashing=hashing)
+        copied = self._move(opened, target)
         if not copied.cut_short and self._is_unchanged(opened):
             return opened, copied, False
         self._tally.bytes -= copied.bytes
         with target_errors():
             self._files.truncate(target, 0)
         again = self._source.again(opened)
-        copied = self._mover.copy(again.fd, target, again.stat.st_size, hashing=hashing)
+        copied = self._move(again, target)
         return again, copied, copied.cut_short or not self._is_unchanged(again)
+
+    def _move(self, opened: OpenEntry, target: int) -> Copied:
+        hashing = self._catalog is not None
+        if self._options.reflink and not hashing:
+            cloned = self._mover.clone(opened.fd, target)
+            if cloned is not None:
+                return cloned
+        return self._mover.copy(opened.fd, target, opened.stat.st_size, hashing=hashing)
 
     def _is_unchanged(self, opened: OpenEntry) -> bool:
         before, after = opened.stat, self._files.fstat(opened.fd)

@@ -42,7 +42,7 @@ def copy_with_engine(source_fd: int, target_fd: int) -> None:
     copy_tree(
         source_fd,
         target_fd,
-        CopyOptions(),
+        CopyOptions(reflink=True),
         catalog=None,
         progress=lambda counters: None,
         cancelled=lambda: False,
