@@ -99,6 +99,11 @@ def pytest_make_collect_report(
     return report
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") is not None and os.geteuid() != 0:
+        pytest.skip("needs root: mounts, owners or device nodes")
+
+
 # --- no processes left behind ---------------------------------------------------------------------
 
 _KEPT_BY_PYTHON = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")

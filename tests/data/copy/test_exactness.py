@@ -14,7 +14,7 @@ from manila_backup.data.copy.verify import check_presence, verify_tree
 from tests.data.copy.conftest import Opened, Run, no_progress, not_cancelled
 from tests.support.trees import Node, assert_same, build, snapshot, trees
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 quick = settings(
     max_examples=40,

@@ -26,7 +26,7 @@ from tests.data.copy.conftest import Opened, Run, no_progress, not_cancelled
 from tests.support.syscalls import Faulty, open_fds
 from tests.support.trees import acl, assert_same, differences, snapshot
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EACCES, errno.ESTALE, errno.EROFS, errno.EDQUOT]
 METADATA = {"chown", "chmod", "utime", "setxattr", "removexattr", "getxattr", "listxattr"}

@@ -16,6 +16,8 @@ from tests.data.node.faulty import WorkerFaults
 from tests.data.node.world import ADDRESS, World
 from tests.db.builders import OTHER_PROJECT, PROJECT
 
+pytestmark = pytest.mark.slow
+
 DONE, FAILED = OperationStatus.DONE, OperationStatus.FAILED
 AVAILABLE = ShareStatus.AVAILABLE
 
