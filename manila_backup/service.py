@@ -162,3 +162,12 @@ class ApiService(service.Service):  # type: ignore[misc]
         if self._thread is not None:
             self._thread.join()
         super().wait()
+
+
+def launch(conf: cfg.ConfigOpts, runs: service.Service) -> int:
+    """Run one service under oslo.service's launcher until a signal ends it; the exit status.
+
+    The launcher watches a child in which the service runs. SIGHUP reads mutable options again.
+    """
+    launcher = service.launch(conf, runs, restart_method="mutate")
+    return int(launcher.wait() or 0)

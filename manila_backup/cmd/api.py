@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import sys
 
-from manila_backup import config
+from oslo_config import cfg
+
+from manila_backup import config, service
+from manila_backup.wsgi import build_from_conf
 
 
 def main() -> int:
-    from oslo_service import service as oslo_service
-
-    from manila_backup import service
-    from manila_backup.wsgi import build_from_conf
-
-    conf = config.load(sys.argv[1:])
+    try:
+        conf = config.load(sys.argv[1:])
+        service.build_database(conf).close()
+    except (cfg.Error, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     config.set_up_logging(conf)
     address, port = conf.api.listen_address, conf.api.listen_port
-    api = service.ApiService(lambda: build_from_conf(conf), address, port)
-    launcher = oslo_service.launch(conf, api, restart_method="mutate")
-    return int(launcher.wait() or 0)
+    return service.launch(conf, service.ApiService(lambda: build_from_conf(conf), address, port))
 
 
 if __name__ == "__main__":

@@ -5,17 +5,23 @@ from __future__ import annotations
 
 import sys
 
+from oslo_config import cfg
+
 from manila_backup import config, service
+from manila_backup.data.node import NodeSettings
 
 
 def main() -> int:
-    from oslo_service import service as oslo_service
-
-    conf = config.load(sys.argv[1:])
+    try:
+        conf = config.load(sys.argv[1:])
+        # What is missing is said here, and not by a child that dies again and again.
+        service.build_database(conf).close()
+        NodeSettings.from_conf(conf)
+    except (cfg.Error, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     config.set_up_logging(conf)
-    data = service.DataService(conf, lambda: service.build_node(conf))
-    launcher = oslo_service.launch(conf, data, restart_method="mutate")
-    return int(launcher.wait() or 0)
+    return service.launch(conf, service.DataService(conf, lambda: service.build_node(conf)))
 
 
 if __name__ == "__main__":

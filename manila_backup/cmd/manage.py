@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = parser().parse_args(arguments)
     try:
         result: int = found.run(_load(found), found)
-    except (exception.ManilaBackupError, ValueError, cfg.Error) as error:
+    except (exception.ManilaBackupError, ValueError, OSError, cfg.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except db_exc.DBError as error:
