@@ -79,7 +79,7 @@ class OpenStack:
 
     def run(self, command: str, *arguments: str) -> Ended:
         """``command`` is the words of the subcommand, split at spaces."""
-        argv = [BIN / "openstack", *command.split(), *arguments]
+        argv: list[str | Path] = [BIN / "openstack", *command.split(), *arguments]
         return run(argv, env=self._env())
 
     def json(self, command: str, *arguments: str) -> Any:
@@ -142,8 +142,7 @@ class Manage:
 
 def compare_trees(original: Path | str, other: Path | str, *, user: int | None = None) -> list[str]:
     """The differences that the independent comparer finds."""
-    argv = [sys.executable, TOOLS / "compare_trees.py", original, other]
-    ended = run(argv, user=user)
+    ended = run([sys.executable, TOOLS / "compare_trees.py", original, other], user=user)
     assert ended.status in (0, 1), ended.err
     *differences, closing = ended.out.splitlines()
     assert closing.endswith(f" {len(differences)} differences"), closing

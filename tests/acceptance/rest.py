@@ -130,7 +130,7 @@ class Rest:
     def available_backup(self, share_id: str, **values: Json) -> str:
         """A backup that is done; its id."""
         backup_id = self.create_backup(share_id, **values)
-        assert self.until_ended(backup_id)["status"] == "done"
+        self.until_done(backup_id)
         return backup_id
 
     def backup(self, backup_id: str) -> Json:
@@ -150,7 +150,7 @@ class Rest:
     def restored(self, backup_id: str, target: str | None = None) -> None:
         """Restore and wait until it is done."""
         self.restore(backup_id, target)
-        assert self.until_ended(backup_id)["status"] == "done"
+        self.until_done(backup_id)
 
     def delete_backup(self, backup_id: str) -> None:
         """Ask for a deletion."""
@@ -171,6 +171,11 @@ class Rest:
             return None if found["status"] in ("queued", "running") else found
 
         return until(ended, f"the end of the operation on backup {backup_id}")
+
+    def until_done(self, backup_id: str) -> None:
+        """Wait for the good end of the newest operation."""
+        ended = self.until_ended(backup_id)
+        assert ended["status"] == "done", ended["fail_reason"]
 
     # --- the rest ---------------------------------------------------------------------------------
 

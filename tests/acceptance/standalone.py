@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from manila_backup.data.mounts import mounted_below
 from tests.acceptance.programs import BIN, Ended, Manage, OpenStack, run

@@ -23,6 +23,8 @@ from manila_backup.db.models import Base
 from tests.db.builders import committed, put_backup
 from tests.db.rivals import fault_at
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Iterator[Database]:

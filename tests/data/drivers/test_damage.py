@@ -21,6 +21,8 @@ from tests.data.drivers.damage import (
 from tests.data.drivers.operations import REF, Watch, back_up, other, restore
 from tests.data.drivers.trees import clone, describe, fill, fingerprint
 
+pytestmark = pytest.mark.slow
+
 ELSEWHERE = other(project_id="elsewhere", backup_id="untouched", epoch=1)
 EVERY = UNPUBLISHED | DETECTABLE | CONTENT | HARMLESS
 

@@ -25,6 +25,8 @@ from manila_backup.data.mounts import (
 from manila_backup.types import Mount
 from tests.data.node.faulty import Runner, Steps
 
+pytestmark = pytest.mark.slow
+
 POINT = "/private/point"
 ODD_EXPORTS = [
     "10.0.0.5:/backups",

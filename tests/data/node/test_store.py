@@ -16,6 +16,8 @@ from manila_backup.types import BackupRef, Mount
 from tests.data.node.world import World
 from tests.db.builders import PROJECT, new_id
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_is_in_the_store_is_found_without_the_database(world: World) -> None:
     share_id = world.small_share()

@@ -29,6 +29,8 @@ from tests.data.node.faulty import LIMIT_S, WorkerFaults, wait_for
 from tests.data.node.faulty_driver import DRIVER, REPORTS
 from tests.data.node.processes import ends, is_alive, session_members
 
+pytestmark = pytest.mark.slow
+
 REF = BackupRef(project_id="p-1", backup_id="b-1", epoch=1)
 
 
