@@ -69,3 +69,13 @@ def damage(tree: str) -> None:
     (top / "extra").mkdir()
     (top / "extra" / "more").write_bytes(b"x")
     top.chmod(0o700)
+
+
+def flip_a_byte(path: Path) -> None:
+    """Bit rot: one bit of the content, while size and times stay."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    with path.open("r+b") as stream:
+        stream.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
