@@ -28,17 +28,23 @@ class CopyOptions:
     ``delete`` removes from the target what the source lacks (exact copy). ``plain_target`` leaves
     out what must not appear in a browsable store: setuid and setgid bits, and special files.
     ``reflink`` lets files without checksums share their blocks where the file system can.
-    ``read_ahead_bytes`` bounds how much content is held per file in work.
+    ``read_ahead_bytes`` bounds how much content is held per file in work. ``processes`` work at a
+    tree at once, 1 means in the caller's own; each with 1 to ``threads`` threads, as many as the
+    latency that is seen makes worth it.
     """
 
     delete: bool = False
     plain_target: bool = False
     reflink: bool = False
     read_ahead_bytes: int = 1 << 20
+    processes: int = 1
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.read_ahead_bytes < 1:
             raise ValueError("read_ahead_bytes must be positive")
+        if self.processes < 1 or self.threads < 1:
+            raise ValueError("processes and threads must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
