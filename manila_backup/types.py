@@ -98,6 +98,15 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parallelism:
+    """How much may work at one tree: ``processes`` at once, each with up to ``threads`` threads, as
+    many as the latency that is seen makes worth it."""
+
+    processes: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackupRef:
     """Where a backup's data lies, or will lie: ``<root>/<project_id>/<backup_id>/<epoch>/``."""
 

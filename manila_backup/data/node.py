@@ -11,7 +11,7 @@ from oslo_config import cfg
 from manila_backup.data.mounts import MountManager
 from manila_backup.db.engine import Database
 from manila_backup.share.base import ShareProvider
-from manila_backup.types import Mount
+from manila_backup.types import Mount, Parallelism
 
 TOPIC = "manila-backup-data"
 """Message topic of data nodes; shown to administrators as a backup's ``topic``."""
@@ -71,6 +71,20 @@ OPTS = [
         help="How many operations this node works on at the same time.",
     ),
     cfg.IntOpt(
+        "copy_processes",
+        default=2,
+        min=1,
+        help="How many processes work at one backup or restore, once it is large enough for them. "
+        "More than there are processors for all operations of the node make no sense.",
+    ),
+    cfg.IntOpt(
+        "copy_threads",
+        default=32,
+        min=1,
+        help="How many threads each of these processes has at most. It takes so many only where "
+        "the file servers answer slowly.",
+    ),
+    cfg.IntOpt(
         "max_attempts",
         default=3,
         min=1,
@@ -128,6 +142,7 @@ class NodeSettings:
     driver: str
     backup_mount: Mount
     max_operations: int
+    parallelism: Parallelism
     max_attempts: int
     retry_delay_s: float
     lease_s: float
@@ -151,6 +166,7 @@ class NodeSettings:
                 options=tuple(conf.backup_mount_options),
             ),
             max_operations=conf.max_operations,
+            parallelism=Parallelism(processes=conf.copy_processes, threads=conf.copy_threads),
             max_attempts=conf.max_attempts,
             retry_delay_s=conf.retry_delay_s,
             lease_s=conf.lease_s,

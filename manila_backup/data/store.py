@@ -41,6 +41,7 @@ def call_store(
         task = Task(
             driver=settings.driver,
             root=root,
+            parallelism=settings.parallelism,
             method=method,
             arguments=arguments,
             controlled=method not in UNCONTROLLED,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from manila_backup.types import MountedTree
+from manila_backup.types import MountedTree, Parallelism
 
 METHODS = frozenset(
     {"backup", "inspect", "restore", "delete", "discard", "verify", "scan", "orphans"}
@@ -21,6 +21,7 @@ class Task:
 
     driver: str
     root: MountedTree
+    parallelism: Parallelism
     method: str
     arguments: tuple[Any, ...] = field(default=())
     controlled: bool = True

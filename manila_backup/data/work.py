@@ -208,7 +208,13 @@ class Work:
 
     def _drive(self, backup: Backup, root: MountedTree, method: str, *arguments: Any) -> Any:
         """Run a method of the driver that the backup is, or is to be, stored by."""
-        task = Task(driver=backup.driver, root=root, method=method, arguments=arguments)
+        task = Task(
+            driver=backup.driver,
+            root=root,
+            parallelism=self._node.settings.parallelism,
+            method=method,
+            arguments=arguments,
+        )
         return worker_process.run(task, self._holder.stop.event, self._holder.hooks())
 
 

@@ -95,7 +95,9 @@ def _call(task: Task, control: Control) -> Any:
     if task.method not in METHODS:
         raise ValueError(f"not a driver method: {task.method}")
     plugin = DriverManager("manila_backup.drivers", task.driver)
-    driver = plugin.driver(task.root.path, mount_id=task.root.mount_id)
+    driver = plugin.driver(
+        task.root.path, mount_id=task.root.mount_id, parallelism=task.parallelism
+    )
     method: Callable[..., Any] = getattr(driver, task.method)
     arguments = (*task.arguments, control) if task.controlled else task.arguments
     result = method(*arguments)

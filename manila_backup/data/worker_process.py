@@ -31,6 +31,8 @@ from manila_backup.data.task import Task
 
 LOG = log.getLogger(__name__)
 
+_LOOK_S = 0.01
+
 STOP_GRACE_S = 5.0
 """How long a worker that was asked to cancel may go on before it is killed."""
 
@@ -58,13 +60,16 @@ class ProcessId:
 def kill_group(process: ProcessId, *, timeout_s: float = 10.0) -> bool:
     """SIGKILL the process group of a worker that another process started, and see its end.
 
-    :returns: True when the leader is certainly gone (killed, or gone before); False when it did
-        not end in time, because it hangs in the kernel.
+    The processes that the worker has started, which write as well, are in its group.
+
+    :returns: True when all of it is certainly gone (killed, or gone before); False when something
+        did not end in time, because it hangs in the kernel.
     """
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
-        return True
+        # Its processes die with it, if not in the same moment.
+        return _is_empty(process.pid, timeout_s)
     try:
         # Looked at after the pidfd was opened: from here on the pid cannot be reused unseen.
         if ProcessId.of(process.pid) != process:
@@ -73,9 +78,32 @@ def kill_group(process: ProcessId, *, timeout_s: float = 10.0) -> bool:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        return _has_ended(pidfd, timeout_s)
+        return _has_ended(pidfd, timeout_s) and _is_empty(process.pid, timeout_s)
     finally:
         os.close(pidfd)
+
+
+def _is_empty(group: int, timeout_s: float) -> bool:
+    """Wait until nobody in the process group can run any more (zombies cannot)."""
+    until_s = time.monotonic() + timeout_s
+    while _has_members(group):
+        if time.monotonic() >= until_s:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+def _has_members(group: int) -> bool:
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[2]) == group and fields[0] not in "ZX":
+            return True
+    return False
 
 
 def _has_ended(pidfd: int, timeout_s: float) -> bool:

@@ -92,6 +92,11 @@ def call(name: str, *first: Any) -> Callable[[str, tuple[Any, ...]], bool]:
     return lambda called, args: called == name and args[: len(first)] == first
 
 
+def opening(name: bytes) -> Callable[[str, tuple[Any, ...]], bool]:
+    """A condition for :class:`Rival`: an entry of this name is opened, one way or another."""
+    return lambda called, args: called in ("open", "open_here") and args[0] == name
+
+
 def open_fds() -> set[int]:
     """The fds of this process."""
     return {int(name) for name in os.listdir("/proc/self/fd")}
@@ -105,5 +110,5 @@ class CountingFds(Watched):
         self.most = 0
 
     def _look(self, name: str, args: tuple[Any, ...]) -> None:
-        if name == "open":
+        if name in ("open", "open_here"):
             self.most = max(self.most, len(os.listdir("/proc/self/fd")))

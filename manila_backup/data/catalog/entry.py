@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
-_NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
+NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class EntryType(StrEnum):
@@ -98,7 +99,7 @@ class Entry:
     ctime_ns: int
     inode: int
     rdev: int = 0
-    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: _NO_XATTRS)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
     link_target: bytes = b""
     link_group: int | None = None
     content: TreeContent | None = None
@@ -109,6 +110,68 @@ class Entry:
     def is_later_link(self) -> bool:
         """Whether this file is another name of one that came before it in the catalog."""
         return self.type is EntryType.FILE and self.content is None
+
+
+class _ContentDraft:
+    __slots__ = TreeContent.__slots__
+
+
+class _EntryDraft:
+    """Laid out as an entry, without what makes entries frozen, which costs 5 us to make one."""
+
+    __slots__ = Entry.__slots__
+
+
+def new_content(extents: Extents | None, pieces: tuple[bytes, ...], root: bytes) -> TreeContent:
+    """``TreeContent(...)``, faster."""
+    draft: Any = _ContentDraft()
+    draft.extents = extents
+    draft.pieces = pieces
+    draft.root = root
+    draft.__class__ = TreeContent
+    content: TreeContent = draft
+    return content
+
+
+def new_entry(  # noqa: PLR0917 - called for millions, by position
+    path: bytes,
+    type_: EntryType,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    mtime_ns: int,
+    ctime_ns: int,
+    inode: int,
+    rdev: int,
+    xattrs: Mapping[bytes, bytes],
+    link_target: bytes,
+    link_group: int | None,
+    content: TreeContent | None,
+    losses: tuple[str, ...],
+    changed: bool,
+) -> Entry:
+    """``Entry(...)`` for where millions are made: six times as fast."""
+    draft: Any = _EntryDraft()
+    draft.path = path
+    draft.type = type_
+    draft.mode = mode
+    draft.uid = uid
+    draft.gid = gid
+    draft.size = size
+    draft.mtime_ns = mtime_ns
+    draft.ctime_ns = ctime_ns
+    draft.inode = inode
+    draft.rdev = rdev
+    draft.xattrs = xattrs
+    draft.link_target = link_target
+    draft.link_group = link_group
+    draft.content = content
+    draft.losses = losses
+    draft.changed = changed
+    draft.__class__ = Entry
+    entry: Entry = draft
+    return entry
 
 
 EntrySource = Callable[[], Iterable[Entry]]

@@ -17,6 +17,11 @@ PIECE_BYTES = 4 << 20
 
 _PLACE = struct.Struct(">QQ")
 
+_ONE = struct.Struct(f">8xQ{HASH_BYTES}s")  # offset 0, length, hash
+
+ROOT_OF_NOTHING = blake3().digest()
+"""Of a file without content."""
+
 
 def cut(extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """The (offset, length) of each piece of these extents, in order."""
@@ -58,3 +63,21 @@ def root_of(extents: Iterable[tuple[int, int]], pieces: Iterable[bytes]) -> byte
     for (offset, length), piece_hash in zip(cut(extents), pieces, strict=True):
         root.add(offset, length, piece_hash)
     return root.digest()
+
+
+def root_of_one(length: int, piece_hash: bytes) -> bytes:
+    """The root of a file that is one piece: without holes, of 1 to ``PIECE_BYTES`` bytes."""
+    return blake3(_ONE.pack(length, piece_hash)).digest()
+
+
+def single(content: bytes) -> tuple[tuple[bytes, ...], bytes]:
+    """Pieces and root of a file without holes that is at most one piece long.
+
+    :raises ValueError: it is longer.
+    """
+    if not content:
+        return (), ROOT_OF_NOTHING
+    if len(content) > PIECE_BYTES:
+        raise ValueError("the content is more than one piece")
+    piece_hash = blake3(content).digest()
+    return (piece_hash,), root_of_one(len(content), piece_hash)

@@ -8,7 +8,6 @@ are checked before memory is given out for them.
 
 from __future__ import annotations
 
-import contextlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,9 +27,11 @@ _READ_BYTES = 1 << 20
 _ENTRY_MIN_BYTES = 8
 """No entry is shorter; bounds the number of entries a block can claim."""
 
-
 _WINDOW_BYTES = 8 << 20
 """More than a writer of blocks asks for."""
+
+_AT_ONCE_BYTES = 4 << 20
+"""Blocks up to this length are held decompressed: all but those of a single huge entry."""
 
 
 class Source(Protocol):
@@ -69,9 +70,8 @@ class CatalogReader:
         order = OrderCheck()
         number = 0
         while (block := self._next_block(number)) is not None:
-            for entry in _entries(block, order, number):
-                self._entries += 1
-                yield entry
+            yield from _entries(block, order, number)
+            self._entries += block.count
             number += 1
         self._check_end()
 
@@ -123,41 +123,62 @@ class CatalogReader:
 
 
 def _entries(block: _Block, order: OrderCheck, number: int) -> Iterator[Entry]:
-    """Decompressed and unpacked step by step: a bomb is found out before it has grown."""
+    where = f"block {number}"
     try:
-        frame = zstandard.get_frame_parameters(block.payload)
-    except zstandard.ZstdError as error:
-        raise CatalogDamaged(what=f"block {number} cannot be decompressed") from error
-    if frame.content_size != block.raw_length:
-        raise CatalogDamaged(what=f"block {number} has another length than it claims")
-    raw = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).stream_reader(block.payload)
+        unpacker, stream = _opened(block, where)
+    except _DAMAGE as error:
+        raise _damaged(where, error) from error
+    unpack, decode, add = unpacker.unpack, codec.decode, order.add
+    for index in range(block.count):
+        try:
+            entry = decode(unpack())
+            add(entry)
+        except _DAMAGE as error:
+            raise _damaged(f"{where}, entry {index}", error) from error
+        yield entry
+    try:
+        is_longer = unpacker.tell() != block.raw_length or (stream is not None and stream.read(1))
+    except _DAMAGE as error:
+        raise _damaged(where, error) from error
+    if is_longer:
+        raise CatalogDamaged(what=f"{where} is longer than its entries")
+
+
+def _opened(block: _Block, where: str) -> tuple[msgpack.Unpacker, Source | None]:
+    """A block of usual length is decompressed at once; a longer one step by step, so that a bomb is
+    found out before it has grown."""
+    if zstandard.get_frame_parameters(block.payload).content_size != block.raw_length:
+        raise CatalogDamaged(what=f"{where} has another length than it claims")
+    zstd = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+    stream = zstd.stream_reader(block.payload) if block.raw_length > _AT_ONCE_BYTES else None
     unpacker = msgpack.Unpacker(
-        raw,
+        stream,
         raw=False,
         strict_map_key=False,
         read_size=min(_READ_BYTES, block.raw_length),
         max_buffer_size=block.raw_length,
     )
-    for index in range(block.count):
-        with _as_damage(f"block {number}, entry {index}"):
-            entry = codec.decode(unpacker.unpack())
-            order.add(entry)
-        yield entry
-    with _as_damage(f"block {number}"):
-        if unpacker.tell() != block.raw_length or raw.read(1):
-            raise CatalogDamaged(what=f"block {number} is longer than its entries")
+    if stream is None:
+        unpacker.feed(zstd.decompress(block.payload, allow_extra_data=False))
+    return unpacker, stream
 
 
-@contextlib.contextmanager
-def _as_damage(where: str) -> Iterator[None]:
-    try:
-        yield
-    except codec.Malformed as error:
-        raise CatalogDamaged(what=f"{where}: {error}") from error
-    except zstandard.ZstdError as error:
-        raise CatalogDamaged(what=f"{where} cannot be decompressed") from error
-    except (ValueError, TypeError, OverflowError, MemoryError, msgpack.UnpackException) as error:
-        raise CatalogDamaged(what=f"{where} is not an entry") from error
+_DAMAGE = (
+    zstandard.ZstdError,
+    msgpack.UnpackException,
+    ValueError,  # codec.Malformed is one
+    TypeError,
+    OverflowError,
+    MemoryError,
+)
+
+
+def _damaged(where: str, error: Exception) -> CatalogDamaged:
+    if isinstance(error, codec.Malformed):
+        return CatalogDamaged(what=f"{where}: {error}")
+    if isinstance(error, zstandard.ZstdError):
+        return CatalogDamaged(what=f"{where} cannot be decompressed")
+    return CatalogDamaged(what=f"{where} is not an entry")
 
 
 def check(fileobj: Source, summary: CatalogSummary) -> None:

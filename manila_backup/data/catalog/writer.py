@@ -15,6 +15,7 @@ from manila_backup.data.catalog.order import OrderCheck
 from manila_backup.data.catalog.summary import CatalogSummary
 
 _LEVEL = 3
+_ENTRY_LIMIT_BYTES = blocks.RAW_LIMIT_BYTES - blocks.BLOCK_RAW_BYTES
 
 
 class Sink(Protocol):
@@ -47,10 +48,26 @@ class CatalogWriter:
             parent directory is missing, or the format cannot hold it. Nothing was written.
         :raises OSError: as the file's write.
         """
+        encoded = _encoded(entry)
+        self._check_open()
+        self._order.add(entry)
+        self._append(encoded)
+
+    def add_encoded(self, path: bytes, encoded: bytes) -> None:
+        """Append the entry of ``path`` as :func:`~.codec.encode_file` made it: a file with content
+        of its own and no hard-link group. Raises as :meth:`add` does.
+        """
+        self._check_open()
+        if len(encoded) > _ENTRY_LIMIT_BYTES:
+            raise ValueError("one entry is larger than a block can be")
+        self._order.add_file(path)
+        self._append(encoded)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the catalog is closed")
-        encoded = _encoded(entry)
-        self._order.add(entry)
+
+    def _append(self, encoded: bytes) -> None:
         self._block.append(encoded)
         self._block_bytes += len(encoded)
         self._entries += 1
@@ -102,6 +119,6 @@ def _encoded(entry: Entry) -> bytes:
         encoded = codec.encode(entry)
     except OverflowError as error:
         raise ValueError("a number does not fit the format") from error
-    if len(encoded) > blocks.RAW_LIMIT_BYTES - blocks.BLOCK_RAW_BYTES:
+    if len(encoded) > _ENTRY_LIMIT_BYTES:
         raise ValueError("one entry is larger than a block can be")
     return encoded

@@ -256,11 +256,28 @@ class Setter:
         lost: tuple[str, ...] = ()
         if DEFAULT_ACL in wanted.xattrs:
             lost = tuple(self._remove(fd, DEFAULT_ACL))
+        self._open_to_owner(fd)
+        return lost
+
+    def open_up_reused(self, fd: int) -> tuple[str, ...]:
+        """The same for a directory that was there before, whatever attributes it has."""
+        lost = tuple(self._remove(fd, DEFAULT_ACL)) if self._has_default_acl(fd) else ()
+        self._open_to_owner(fd)
+        return lost
+
+    def _has_default_acl(self, fd: int) -> bool:
+        try:
+            return DEFAULT_ACL in self._files.listxattr(fd)
+        except OSError as error:
+            if error.errno in _NO_XATTRS:
+                return False
+            raise
+
+    def _open_to_owner(self, fd: int) -> None:
         mode = stat.S_IMODE(self._files.fstat(fd).st_mode)
         if mode & 0o700 != 0o700:
             with refusals(_REFUSED):
                 self._files.chmod(fd, mode | 0o700)
-        return lost
 
 
 @contextlib.contextmanager

@@ -49,20 +49,29 @@ class Lock(Enum):
     """Change its mode: it is going to get another one in any case."""
 
 
+_SLASH = ord("/")
+
+
 class _Level:
-    """``lock`` is an O_PATH fd and the mode to put back, if there is one to put back."""
+    """``end`` is the length of its path; ``lock`` is an O_PATH fd and the mode to put back, if
+    there is one to put back.
+    """
 
-    __slots__ = ("fd", "identity", "lock", "path")
+    __slots__ = ("end", "fd", "identity", "lock")
 
-    def __init__(self, path: bytes, fd: int, identity: Identity) -> None:
-        self.path = path
+    def __init__(self, end: int, fd: int, identity: Identity) -> None:
+        self.end = end
         self.fd = fd
         self.identity = identity
         self.lock: tuple[int, int] | None = None
 
 
 class DirStack:
-    """The way from the root to the current directory. The root's fd is the caller's."""
+    """The way from the root to the current directory. The root's fd is the caller's.
+
+    Memory per level does not depend on how long its path is: the levels' paths are all beginnings
+    of one.
+    """
 
     def __init__(
         self,
@@ -76,7 +85,8 @@ class DirStack:
         self._lock = lock if os.geteuid() else Lock.RESPECT
         self._window = window
         self._mount = files.mount_id(root_fd)
-        self._levels = [_Level(b"", root_fd, identity_of(files.fstat(root_fd)))]
+        self._levels = [_Level(0, root_fd, identity_of(files.fstat(root_fd)))]
+        self._path = b""  # the path of each level is its beginning; maybe longer than the last one
         self._lowest = 1  # the lowest level whose fd may be open, besides the root
 
     def enter(self, path: bytes, expected: Identity | None = None) -> int:
@@ -88,18 +98,23 @@ class DirStack:
         :raises OSError: ENOENT, ENOTDIR, ELOOP if it is not, or not any more, there.
         """
         levels = self._levels
-        if levels[-1].path != path:
+        last = levels[-1]
+        if last.end != len(path) or path != self._path:
             self._leave_for(path)
+            self._path = path
             self._reopen()
-            here = levels[-1].path
-            rest = path[len(here) + 1 :] if here else path
-            for name in rest.split(b"/") if rest else ():
-                self._down(name)
-        elif levels[-1].fd < 0:
+            start = levels[-1].end
+            if start < len(path):
+                for name in path[start + 1 if start else 0 :].split(b"/"):
+                    self._down(name)
+        elif last.fd < 0:
             self._reopen()
-        if expected is not None and levels[-1].identity != expected:
-            raise NotTheDirectory
-        return levels[-1].fd
+        last = levels[-1]
+        if expected is not None and last.identity is not expected:
+            if last.identity != expected:
+                raise NotTheDirectory
+            last.identity = expected  # the caller's serves both
+        return last.fd
 
     def close(self) -> None:
         while len(self._levels) > 1:
@@ -110,8 +125,8 @@ class DirStack:
 
     def _down(self, name: bytes) -> None:
         here = self._levels[-1]
-        path = here.path + b"/" + name if here.path else name
-        level = _Level(path, -1, (0, 0))
+        end = here.end + 1 + len(name) if here.end else len(name)
+        level = _Level(end, -1, (0, 0))
         try:
             level.fd, level.identity = self._checked(self._open(name, here.fd, level))
         except BaseException:
@@ -168,8 +183,7 @@ class DirStack:
     def _leave_for(self, path: bytes) -> None:
         levels = self._levels
         while len(levels) > 1:
-            here = levels[-1].path
-            if path == here or (path.startswith(here) and path[len(here) : len(here) + 1] == b"/"):
+            if self._leads_to(levels[-1].end, path):
                 return
             left = levels.pop()
             if levels[-1].fd < 0 and left.fd >= 0:
@@ -178,6 +192,13 @@ class DirStack:
             self._put_back(left)
         # Reopened levels lie below ``_lowest``: it must point at the lowest one that is open.
         self._lowest = min(self._lowest, len(levels))
+
+    def _leads_to(self, end: int, path: bytes) -> bool:
+        """Whether ``path`` is, or lies below, the level whose path has this length. Cost: as long
+        as what the two have in common."""
+        if not path.startswith(memoryview(self._path)[:end]):
+            return False
+        return len(path) == end or path[end] == _SLASH
 
     def _open_parent(self, fd: int, parent: _Level) -> None:
         """Leaves ``parent`` closed if ``..`` is another directory by now."""
@@ -194,12 +215,14 @@ class DirStack:
         levels = self._levels
         if levels[-1].fd >= 0:
             return
-        wanted = levels[:]
+        closed: list[_Level] = []
         while levels[-1].fd < 0:
-            self._put_back(levels.pop())
+            closed.append(level := levels.pop())
+            self._put_back(level)
         self._lowest = min(self._lowest, len(levels))
-        for level in wanted[len(levels) :]:
-            self._down(level.path.rpartition(b"/")[2])
+        for level in reversed(closed):
+            start = levels[-1].end
+            self._down(self._path[start + 1 if start else 0 : level.end])
             if levels[-1].identity != level.identity:
                 raise NotTheDirectory
 

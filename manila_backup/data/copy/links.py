@@ -1,113 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which names belong to one inode. The one table of the engine that grows with the tree; it holds
-inodes with more than one name only, and forgets those whose names have all been seen.
-"""
+"""Which names belong to one inode, while a catalog is laid over a target."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Callable
+import pickle
 from dataclasses import dataclass
 
-from manila_backup.data.catalog.entry import Entry, EntrySource, EntryType, TreeContent, one_pass
-from manila_backup.data.copy.attributes import storable_time
+from manila_backup.data.catalog.entry import EntrySource, TreeContent, one_pass
 from manila_backup.data.copy.dirstack import Identity
+from manila_backup.data.copy.overflow import Overflow
 
-
-@dataclass(slots=True)
-class Linked:
-    """``first`` is the entry of the first name, without its content; ``target`` the inode that was
-    made for it, None if the target has none (a special file left out)."""
-
-    first: Entry
-    left: int
-    target: Identity | None
-
-    def entry_at(self, path: bytes) -> Entry:
-        return dataclasses.replace(self.first, path=path)
-
-
-class SourceLinks:
-    """While a live tree is walked: from the source's inode to the first name."""
-
-    def __init__(self) -> None:
-        self._linked: dict[Identity, Linked] = {}
-        self._groups = 0
-
-    def find(self, inode: Identity, type_: EntryType, info: os.stat_result) -> Linked | None:
-        """The names before, if what ``info`` describes is still the same object: an inode number
-        may have been given to another file meanwhile, or the file have been written to. Then it
-        is a file of its own.
-        """
-        linked = self._linked.get(inode)
-        if linked is None or linked.first.type is not type_ or not self.is_current(linked, info):
-            return None
-        return linked
-
-    def is_current(self, linked: Linked, info: os.stat_result) -> bool:
-        first = linked.first
-        is_file = first.type is EntryType.FILE
-        return first.mtime_ns == storable_time(info.st_mtime_ns) and (
-            not is_file or first.size == info.st_size
-        )
-
-    def forget(self, inode: Identity) -> None:
-        """Its name in the target is gone; the next name is the first of a new group."""
-        del self._linked[inode]
-
-    def passed(self, inode: Identity) -> None:
-        """One more name was dealt with."""
-        linked = self._linked.get(inode)
-        if linked is None:
-            return
-        linked.left -= 1
-        if linked.left <= 0:
-            del self._linked[inode]
-
-    def next_group(self) -> int:
-        """The number for an entry that is certain to be recorded."""
-        self._groups += 1
-        return self._groups
-
-    def add(self, inode: Identity, names: int, first: Entry, target: Identity | None) -> None:
-        bare = dataclasses.replace(first, content=None)
-        self._linked[inode] = Linked(bare, names - 1, target)
-
+HELD_GROUPS = 20_000
+"""Groups in memory at most; the others are on disk."""
 
 _SMALL_PIECES = 16
 """Content of files up to 64 MiB (without many holes) is kept with the group."""
 
 
-@dataclass(slots=True)
-class _Group:
+@dataclass(frozen=True, slots=True)
+class LinkedName:
+    """A name in the target, and the inode that it had when it was made."""
+
     path: bytes
-    target: Identity
+    inode: Identity
     content: TreeContent | None
 
 
 class TargetLinks:
-    """While a catalog is laid over a target: from the group's number to a name and its inode."""
+    """From a group's number to one of its names in the target."""
 
-    def __init__(self) -> None:
-        self._groups: dict[int, _Group] = {}
+    def __init__(self, *, held: int = HELD_GROUPS) -> None:
+        self._held = held
+        self._groups: dict[int, LinkedName] = {}
+        self._overflow = Overflow()
 
-    def add(
-        self, group: int, path: bytes, target: Identity, content: TreeContent | None = None
-    ) -> None:
-        if content is not None and len(content.pieces) > _SMALL_PIECES:
-            content = None
-        self._groups[group] = _Group(path, target, content)
+    def put(self, group: int, name: LinkedName) -> None:
+        """Later names of the group are linked to this one."""
+        if name.content is not None and len(name.content.pieces) > _SMALL_PIECES:
+            name = LinkedName(name.path, name.inode, None)
+        self._groups[group] = name
+        if len(self._groups) > self._held:
+            for number in list(self._groups)[: self._held // 2]:
+                packed = pickle.dumps(self._groups.pop(number), pickle.HIGHEST_PROTOCOL)
+                self._overflow.put(b"%d" % number, packed)
 
-    def content(self, group: int) -> TreeContent | None:
-        """The group's content, if it is remembered."""
+    def get(self, group: int) -> LinkedName | None:
         known = self._groups.get(group)
-        return known.content if known is not None else None
+        if known is None and (packed := self._overflow.get(b"%d" % group)) is not None:
+            known = pickle.loads(packed)  # noqa: S301 - of this process
+        return known
 
-    def link(self, group: int, make: Callable[[bytes, Identity], bool]) -> bool:
-        """Try ``make`` with what is known of the group; False: it has no usable name."""
-        known = self._groups.get(group)
-        return known is not None and make(known.path, known.target)
+    def close(self) -> None:
+        self._overflow.close()
 
 
 class GroupContents:

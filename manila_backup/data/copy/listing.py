@@ -20,6 +20,9 @@ HELD_NAMES = 200_000
 
 _READ_BYTES = 1 << 16
 
+_END = b"/"
+"""No name has one. What stands for a name may end in NUL and more: it sorts like the name."""
+
 
 class Spill:
     """One unnamed temporary file for all runs of a walk, used like a stack."""
@@ -39,7 +42,7 @@ class Spill:
         start = self._end
         data = bytearray()
         for name in names:
-            data += name + b"\0"
+            data += name + _END
             if len(data) >= _READ_BYTES:
                 self._append(fd, data)
                 data = bytearray()
@@ -65,7 +68,7 @@ class Spill:
             if not data:
                 raise OSError(errno.EIO, "a temporary file has become shorter")
             start += len(data)
-            *names, rest = (rest + data).split(b"\0")
+            *names, rest = (rest + data).split(_END)
             yield from names
 
     def cut(self, end: int) -> None:

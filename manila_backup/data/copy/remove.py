@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from manila_backup.data.copy.dirstack import Identity, OtherMount, identity_of
 from manila_backup.data.copy.errors import copy_failed
-from manila_backup.data.copy.sysio import OPEN_DIRECTORY, OPEN_PATH, SYSTEM, Files, itself
+from manila_backup.data.copy.sysio import OPEN_DIRECTORY, OPEN_PATH, SYSTEM, Files, Kind, itself
 from manila_backup.data.copy.walk import is_ignored
 from manila_backup.exception import Cancelled
 
@@ -119,13 +119,13 @@ class Remover:
 
     def _list(self, level: _Level) -> None:
         """Unlink what is not a directory, remember a batch of what is."""
-        for name, is_directory in self._files.names(self._fd):
+        for name, kind in self._files.names(self._fd):
             self._check_cancelled()
             if name in level.kept:
                 continue
             if self._keep and is_ignored(name, is_root=False):
                 level.kept.add(name)
-            elif is_directory or not self._try_unlink_in(level, name):
+            elif kind is Kind.DIRECTORY or not self._try_unlink_in(level, name):
                 level.todo.append(name)
                 if len(level.todo) >= _BATCH:
                     return

@@ -9,29 +9,47 @@ is replaced by it, and nothing is ever written through an inode that was there b
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from collections.abc import Callable, Generator
+from functools import partial
 
-from manila_backup.data.catalog.entry import (
-    Entry,
-    EntrySource,
-    EntryType,
-    TreeContent,
-    one_pass,
-)
+from manila_backup.data.catalog.chain import Chain
+from manila_backup.data.catalog.entry import Entry, EntrySource, EntryType, one_pass
 from manila_backup.data.copy.attributes import Attributes
 from manila_backup.data.copy.base import CopyOptions, CopyResult
-from manila_backup.data.copy.content import Mover
-from manila_backup.data.copy.errors import TargetFailed, copy_failed
-from manila_backup.data.copy.links import GroupContents, TargetLinks
+from manila_backup.data.copy.child import Setup
+from manila_backup.data.copy.crew import InlineCrew
+from manila_backup.data.copy.dirstack import WINDOW, Identity
+from manila_backup.data.copy.dispatch import Dispatch
+from manila_backup.data.copy.errors import copy_failed
+from manila_backup.data.copy.layer import Layer
+from manila_backup.data.copy.links import GroupContents, LinkedName, TargetLinks
+from manila_backup.data.copy.notes import Pulse
+from manila_backup.data.copy.processes import ProcessCrew, is_parallel
 from manila_backup.data.copy.prune import Pruner, Wanted
-from manila_backup.data.copy.stored import StoredFiles
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tally import Tally
-from manila_backup.data.copy.target import CannotLink, Held, Mounted, Raced, Target
-from manila_backup.data.copy.ticks import Ticks
+from manila_backup.data.copy.tasks import (
+    FinishDirectory,
+    LayEntries,
+    LinkMade,
+    MakeLink,
+    Outcome,
+    Task,
+)
 from manila_backup.types import Counters
+
+_BATCH = 128
+"""Entries of one task, and of one task among very many."""
+_SMALL_BATCH = 16
+
+_BATCH_BYTES = 32 << 20
+"""After so much content a task is full, whatever its entries."""
+
+_BACKLOG_ENTRIES = 400
+"""Not for fewer is it worth starting processes."""
 
 
 def restore_tree(
@@ -59,8 +77,13 @@ def restore_tree(
     pruner = Pruner(target_fd, lambda: _wanted(entries), tally, cancelled=cancelled, files=files)
     if options.delete:
         pruner.before()
-    restore = _Restore(entries, tally, Ticks(tally, cancelled), options, files)
-    restore.run(data_fd, target_fd, cancelled)
+    restore = _Restore(
+        entries, data_fd, target_fd, options, tally=tally, cancelled=cancelled, files=files
+    )
+    try:
+        restore.run()
+    finally:
+        restore.close()
     if options.delete and pruner.after(compare=True):
         pruner.after(compare=True)
     tally.report()
@@ -73,125 +96,245 @@ def _wanted(entries: EntrySource) -> Generator[Wanted]:
             yield Wanted.of_entry(entry)
 
 
+class _Open:
+    """A directory that was made and not finished. ``left``: what has to end before it can be: the
+    stream has left it, entries in it are in work, directories in it are not finished."""
+
+    __slots__ = ("entry", "inode", "left", "losses", "parent", "reused")
+
+    def __init__(self, parent: _Open | None, entry: Entry) -> None:
+        self.parent = parent
+        self.entry = entry
+        self.inode: Identity | None = None
+        self.reused = False
+        self.losses: tuple[str, ...] = ()
+        self.left = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Coming:
+    """An entry on its way, and the directory that it keeps open."""
+
+    entry: Entry
+    directory: _Open | None
+
+
 class _Restore:
+    """The coordinator: reads the catalog, makes directories and hands out the rest."""
+
     def __init__(
         self,
         entries: EntrySource,
-        tally: Tally,
-        ticks: Ticks,
+        data_fd: int,
+        target_fd: int,
         options: CopyOptions,
+        *,
+        tally: Tally,
+        cancelled: Callable[[], bool],
         files: Files,
     ) -> None:
         self._entries = entries
         self._tally = tally
-        self._ticks = ticks
-        self._options = options
-        self._files = files
-        self._mover = Mover(files, options.read_ahead_bytes, ticks.content)
-        self._links = TargetLinks()
-        self._contents = GroupContents(entries)
-
-    def run(self, data_fd: int, target_fd: int, cancelled: Callable[[], bool]) -> None:
+        self._pulse = Pulse(cancelled, tally.live)
+        setup = Setup(
+            kind="restore", source_fd=data_fd, target_fd=target_fd, options=options, hashing=True
+        )
         try:
-            self._data = StoredFiles(data_fd, self._files)
-            self._target = Target(
-                target_fd,
-                self._options,
-                files=self._files,
-                cancelled=cancelled,
-                late=self._late,
-                lose=self._tally.lose,
+            # It also makes the directories, whatever the crew.
+            self._layer = Layer(
+                data_fd, target_fd, options, self._pulse, files=files, window=WINDOW
             )
         except OSError as error:
             raise copy_failed(b"", error) from error
-        try:
-            with one_pass(self._entries) as stream:
-                for entry in stream:
-                    self._ticks.check()
-                    self._lay(entry)
-                    self._tally.report()
-            self._target.finish()
-        except TargetFailed as failed:
-            raise copy_failed(b"", failed.error) from failed
-        finally:
-            self._target.close()
-            self._data.close()
+        start = partial(ProcessCrew, setup) if is_parallel(options, files) else None
+        self._desk = Dispatch(InlineCrew[Task](self._layer), start, tally, cancelled)
+        self._links = TargetLinks()
+        self._contents = GroupContents(entries)
+        self._directories: Chain[_Open] = Chain()
+        self._batch: list[_Coming] = []
+        self._batch_bytes = 0
+        self._waiting: dict[int, list[_Coming]] = {}
 
-    def _late(self, path: bytes, error: OSError | Raced) -> None:
-        if isinstance(error, OSError):
-            raise copy_failed(path, error) from error
-        self._tally.change(path)
+    def run(self) -> None:
+        desk = self._desk
+        with one_pass(self._entries) as stream:
+            for number, entry in enumerate(stream):
+                self._lay(entry)
+                if number == _BACKLOG_ENTRIES:
+                    self._work()
+                    desk.spread()
+                if desk.queued:
+                    self._hand_out()
+        self._hand_out_batch()
+        for _, directory in self._directories.rest():
+            self._ended(directory)
+        self._work()
+
+    def _hand_out(self) -> None:
+        """Hand out what is queued; while there is no room for it, wait."""
+        self._desk.submit()
+        while self._desk.queued:
+            self._desk.collect()
+            self._desk.submit()
+
+    def _work(self) -> None:
+        """Until all that is queued has been done."""
+        self._desk.submit()
+        while self._desk.in_work:
+            self._desk.collect()
+            self._desk.submit()
+
+    def close(self) -> None:
+        self._desk.close()
+        self._layer.close()
+        self._links.close()
 
     def _lay(self, entry: Entry) -> None:
-        bytes_before = self._tally.bytes
-        try:
-            if entry.link_group is None or not self._lay_link(entry, entry.link_group):
-                self._lay_whole(entry)
+        for _, left in self._directories.done_before(entry.path):
+            self._ended(left)
+        directory = self._directories.parent_of(entry.path) if entry.path else None
+        if directory is not None:
+            directory.left += 1
+        if entry.type is EntryType.DIRECTORY:
+            self._make_directory(entry, directory)
             return
-        except TargetFailed as failed:
-            raise copy_failed(entry.path, failed.error) from failed
-        except OSError as error:
-            raise copy_failed(entry.path, error) from error
-        except Raced:
-            self._tally.change(entry.path)
-        except Mounted:
-            self._tally.warnings += 1
-            self._tally.skip(entry.path)
-        self._tally.bytes = bytes_before
+        coming = _Coming(entry, directory)
+        group = entry.link_group
+        if group is not None and not self._is_first(group):
+            self._link(coming, group)
+            return
+        self._batch.append(coming)
+        if entry.type is EntryType.FILE:
+            self._batch_bytes += entry.size
+        limit = _SMALL_BATCH if self._desk.wide else _BATCH
+        if len(self._batch) >= limit or self._batch_bytes > _BATCH_BYTES:
+            self._hand_out_batch()
 
-    def _lay_whole(self, entry: Entry) -> None:
-        wanted = Attributes.of_entry(entry)
-        if entry.type is EntryType.DIRECTORY:
-            self._count(entry, self._target.directory(entry.path, wanted))
-        elif entry.type is EntryType.FILE:
-            self._lay_file(entry, wanted)
-        else:
-            if entry.type is EntryType.SYMLINK:
-                held = self._target.symlink(entry.path, entry.link_target, wanted)
-            else:
-                held = self._target.special(entry.path, entry.type, entry.rdev, wanted)
-            self._count(entry, held)
-            if entry.link_group is not None and held.made is not None:
-                self._links.add(entry.link_group, entry.path, held.made)
+    # --- directories ------------------------------------------------------------------------------
 
-    def _lay_file(self, entry: Entry, wanted: Attributes) -> None:
-        content = entry.content
-        if content is None:
-            content = self._content_of_group(entry)
-        with self._data.opened(entry) as data, self._target.new_file(entry.path) as new:
-            self._mover.restore(entry, content, data, new.fd)
-            held = self._target.seal(new.fd, wanted)
-        self._count(entry, held)
-        self._tally.logical_bytes += entry.size
-        if entry.link_group is not None:
-            self._links.add(entry.link_group, entry.path, new.identity, content)
+    def _make_directory(self, entry: Entry, parent: _Open | None) -> None:
+        made = self._layer.make_directory(entry)
+        self._tally.take(self._pulse.notes)
+        self._tally.report()
+        directory = _Open(parent, entry)
+        if made is not None:
+            directory.inode, directory.reused = made.identity, made.reused
+            directory.losses = made.held.losses
+        self._directories.push(entry.path, directory)
 
-    def _lay_link(self, entry: Entry, group: int) -> bool:
-        """False: it is the first name, or needs an inode of its own."""
-        try:
-            linked = self._links.link(
-                group, lambda first, inode: self._target.link(entry.path, first, inode)
-            )
-        except CannotLink:
-            self._tally.lose(entry.path, ["link"])
+    def _ended(self, directory: _Open | None) -> None:
+        """Something that the directory waited for has ended."""
+        if directory is None:
+            return
+        directory.left -= 1
+        if directory.left:
+            return
+        if directory.inode is None:
+            self._ended(directory.parent)
+            return
+        task = FinishDirectory(
+            path=directory.entry.path,
+            target=directory.inode,
+            wanted=Attributes.of_entry(directory.entry),
+            losses=directory.losses,
+            strip=directory.reused,
+        )
+        self._desk.add(task, lambda outcome: self._ended(directory.parent))
+
+    # --- batches ----------------------------------------------------------------------------------
+
+    def _hand_out_batch(self) -> None:
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if not batch:
+            return
+
+        def laid(outcome: Outcome) -> None:
+            made = dict(outcome.records)
+            for coming in batch:
+                if coming.entry.link_group is not None:
+                    self._has_first(coming.entry, coming.entry.link_group, made)
+                self._ended(coming.directory)
+
+        self._desk.add(LayEntries(entries=[coming.entry for coming in batch]), laid)
+
+    # --- hard links -------------------------------------------------------------------------------
+
+    def _is_first(self, group: int) -> bool:
+        """Whether nothing is known of the group yet; then its later names wait for this one."""
+        if group in self._waiting or self._links.get(group) is not None:
             return False
-        if linked:
-            self._count(entry, Held())
-        return linked
+        self._waiting[group] = []
+        return True
 
-    def _content_of_group(self, entry: Entry) -> TreeContent:
-        """The first name was removed by others, or the target cannot have more links."""
-        group = entry.link_group or 0
-        content = self._links.content(group) or self._contents.find(group)
+    def _has_first(self, entry: Entry, group: int, made: dict[bytes, Identity | None]) -> None:
+        inode = made.get(entry.path)
+        if inode is not None:
+            self._links.put(group, LinkedName(entry.path, inode, entry.content))
+        for later in self._waiting.pop(group, []):
+            self._link(later, group)
+
+    def _link(self, coming: _Coming, group: int) -> None:
+        if group in self._waiting:
+            self._waiting[group].append(coming)
+            # The one that it waits for may be in a batch that is not full.
+            if self._batch:
+                self._hand_out_batch()
+            return
+        known = self._links.get(group)
+        if known is None:
+            self._lay_anew(coming, group)
+            return
+
+        def made(outcome: Outcome) -> None:
+            if outcome.answer is LinkMade.FIRST_GONE:
+                self._first_is_gone(coming, group, known)
+            elif outcome.answer is LinkMade.IMPOSSIBLE:
+                self._tally.lose(coming.entry.path, ["link"])
+                self._lay_alone(coming, group)
+            else:
+                if outcome.answer is LinkMade.YES:
+                    self._count(coming.entry)
+                self._ended(coming.directory)
+
+        task = MakeLink(path=coming.entry.path, first=known.path, inode=known.inode)
+        self._desk.add(task, made)
+
+    def _first_is_gone(self, coming: _Coming, group: int, first: LinkedName) -> None:
+        """Others removed or replaced it. The first to find that out is the new first name."""
+        known = self._links.get(group)
+        if group in self._waiting or (known is not None and known.inode != first.inode):
+            self._link(coming, group)
+        else:
+            self._lay_anew(coming, group)
+
+    def _lay_anew(self, coming: _Coming, group: int) -> None:
+        """As the first name of its group."""
+        self._waiting[group] = []
+        entry = self._with_content(coming.entry, group)
+
+        def laid(outcome: Outcome) -> None:
+            self._has_first(entry, group, dict(outcome.records))
+            self._ended(coming.directory)
+
+        self._desk.add(LayEntries(entries=[entry]), laid)
+
+    def _lay_alone(self, coming: _Coming, group: int) -> None:
+        """With an inode of its own, since the target cannot have more links."""
+        entry = self._with_content(coming.entry, group)
+        self._desk.add(LayEntries(entries=[entry]), lambda outcome: self._ended(coming.directory))
+
+    def _with_content(self, entry: Entry, group: int) -> Entry:
+        if entry.type is not EntryType.FILE or entry.content is not None:
+            return entry
+        known = self._links.get(group)
+        content = known.content if known is not None else None
+        content = content or self._contents.find(group)
         if content is None:
-            raise TargetFailed(OSError(errno.EMLINK, os.strerror(errno.EMLINK)))
-        return content
+            raise copy_failed(entry.path, OSError(errno.EMLINK, os.strerror(errno.EMLINK)))
+        return dataclasses.replace(entry, content=content)
 
-    def _count(self, entry: Entry, held: Held) -> None:
-        if entry.type is EntryType.DIRECTORY:
-            self._tally.directories += 1
-        elif entry.type is EntryType.FILE:
+    def _count(self, entry: Entry) -> None:
+        if entry.type is EntryType.FILE:
             self._tally.files += 1
         else:
             self._tally.others += 1
-        self._tally.lose(entry.path, held.losses)

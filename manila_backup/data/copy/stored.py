@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 
 from manila_backup.data.catalog.entry import Entry
-from manila_backup.data.copy.dirstack import DirStack, NotTheDirectory, OtherMount
+from manila_backup.data.copy.dirstack import WINDOW, DirStack, NotTheDirectory, OtherMount
 from manila_backup.data.copy.errors import ContentDamaged
 from manila_backup.data.copy.source import OTHER_TYPE
 from manila_backup.data.copy.sysio import OPEN_FILE, OPEN_PATH, Files
@@ -20,9 +20,17 @@ from manila_backup.names import printable
 class StoredFiles:
     """Nothing in the tree is trusted to be what the catalog says; nothing is followed."""
 
-    def __init__(self, data_fd: int, files: Files) -> None:
+    def __init__(self, data_fd: int, files: Files, *, window: int = WINDOW) -> None:
         self._files = files
-        self._dirs = DirStack(data_fd, files)
+        self._dirs = DirStack(data_fd, files, window=window)
+
+    def directory(self, path: bytes) -> int | None:
+        """The fd of a directory, valid until the next call of any method; None: it cannot be
+        entered, for whatever reason."""
+        try:
+            return self._dirs.enter(path)
+        except (OSError, NotTheDirectory, OtherMount):
+            return None
 
     @contextlib.contextmanager
     def opened(self, entry: Entry) -> Iterator[int]:

@@ -8,9 +8,13 @@ made here, which stand for an open fd or for a name directly below one.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from enum import IntEnum
+
+from manila_backup.data.copy.openat2 import openat2
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -19,6 +23,14 @@ _FICLONE = 0x40049409
 """_IOW(0x94, 9, int) of linux/fs.h."""
 
 CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Kind(IntEnum):
+    """What a directory's listing says of a name; it may be something else by now."""
+
+    DIRECTORY = 0
+    FILE = 1
+    OTHER = 2
 
 
 Place = int | bytes
@@ -36,6 +48,23 @@ class Files:
 
     def open(self, name: bytes, flags: int, dir_fd: int, mode: int = 0o600) -> int:
         return os.open(name, flags, mode, dir_fd=dir_fd)
+
+    def open_here(self, name: bytes, flags: int, dir_fd: int) -> int:
+        """Open what is right in the directory, on the directory's own mount.
+
+        :raises OSError: EXDEV if another mount covers the name, also if it is only a file's.
+        """
+        fd = openat2(name, flags, dir_fd)
+        if fd >= 0:
+            return fd
+        fd = self.open(name, flags, dir_fd)
+        try:
+            if self.mount_id(fd) != self.mount_id(dir_fd):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def close(self, fd: int) -> None:
         """The fd is closed also if this raises."""
@@ -58,11 +87,18 @@ class Files:
             os.close(info)
         return int(text.split(b"mnt_id:", 1)[1].split(None, 1)[0])
 
-    def names(self, dir_fd: int) -> Iterator[tuple[bytes, bool]]:
-        """The names in a directory, in no order, and whether each was a directory; streaming."""
+    def names(self, dir_fd: int) -> Iterator[tuple[bytes, Kind]]:
+        """The names in a directory, in no order, and what each was when listed; streaming."""
+        fsencode = os.fsencode
         with os.scandir(dir_fd) as listing:
             for item in listing:
-                yield os.fsencode(item.name), item.is_dir(follow_symlinks=False)
+                if item.is_file(follow_symlinks=False):
+                    kind = Kind.FILE
+                elif item.is_dir(follow_symlinks=False):
+                    kind = Kind.DIRECTORY
+                else:
+                    kind = Kind.OTHER
+                yield fsencode(item.name), kind
 
     def readlink(self, path_fd: int) -> bytes:
         """The target of the symlink that ``path_fd`` (O_PATH) is."""

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from manila_backup.data.copy.base import CopyResult
+from manila_backup.data.copy.notes import Notes
 from manila_backup.names import printable
 from manila_backup.types import Counters
 
@@ -37,6 +39,36 @@ class Tally:
 
     def report(self) -> None:
         self._progress(self.counters())
+
+    def live(self, notes: Notes) -> None:
+        """Report with what a task under way has done so far."""
+        now = self.counters()
+        self._progress(
+            replace(
+                now,
+                files=now.files + notes.files,
+                directories=now.directories + notes.directories,
+                others=now.others + notes.others,
+                bytes=now.bytes + notes.bytes,
+                deleted=now.deleted + notes.deleted,
+            )
+        )
+
+    def take(self, notes: Notes) -> None:
+        """Add what a task has done."""
+        self.files += notes.files
+        self.directories += notes.directories
+        self.others += notes.others
+        self.bytes += notes.bytes
+        self.logical_bytes += notes.logical_bytes
+        self.warnings += notes.warnings
+        self.deleted += notes.deleted
+        for path in notes.skipped:
+            self.skip(path)
+        for path in notes.changed:
+            self.change(path)
+        for path, losses in notes.lost:
+            self.lose(path, losses)
 
     def counters(self) -> Counters:
         return Counters(

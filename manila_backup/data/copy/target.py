@@ -2,8 +2,8 @@
 """Making entries below a directory that others may write to at the same time.
 
 Nothing is ever written through an inode that was there before: what is in the way is removed and a
-new one made with O_EXCL. Directories that exist are reused. Entries come in raw byte order of their
-paths; a directory gets its final attributes when everything below it has come.
+new one made with O_EXCL. Directories that exist are reused; they get their final attributes by
+:meth:`Target.finish`, when everything below them is there.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from manila_backup.data.catalog.chain import Chain
 from manila_backup.data.catalog.entry import EntryType
 from manila_backup.data.copy.attributes import Attributes, Policy, Setter
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.dirstack import (
+    WINDOW,
     DirStack,
     Identity,
     Lock,
@@ -86,16 +86,17 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unfinished:
-    """A directory that gets its final attributes when all below it is there."""
+class MadeDirectory:
+    """``identity`` is its inode. ``reused``: it was there before. What ``held`` says of losses is
+    not final: see :meth:`Target.finish`."""
 
-    wanted: Attributes
+    held: Held
     identity: Identity
-    losses: tuple[str, ...]
+    reused: bool
 
 
 class Target:
-    """The target tree of one operation.
+    """The target tree of one operation, as one worker sees it: not to be shared by threads.
 
     System errors are raised as :class:`~manila_backup.data.copy.errors.TargetFailed`; all methods
     may also raise :class:`Raced` and :class:`Mounted`.
@@ -108,36 +109,27 @@ class Target:
         *,
         files: Files,
         cancelled: Callable[[], bool],
-        late: Callable[[bytes, OSError | Raced], None],
-        lose: Callable[[bytes, tuple[str, ...]], None],
+        window: int = WINDOW,
     ) -> None:
-        """``late`` hears when a directory could not be given its final attributes, ``lose`` of
-        losses that its first ones did not have.
-        """
         self._files = files
         self._plain = options.plain_target
-        self._late = late
-        self._lose = lose
         policy = Policy(plain=options.plain_target, is_root=os.geteuid() == 0)
         self._setter = Setter(files, policy)
         self._remover = Remover(files=files, cancelled=cancelled)
-        self._dirs = DirStack(root_fd, files, lock=Lock.OPEN)
-        self._link_dirs = DirStack(root_fd, files, lock=Lock.PUT_BACK)
-        self._unfinished: Chain[_Unfinished] = Chain()
+        self._dirs = DirStack(root_fd, files, lock=Lock.OPEN, window=window)
+        self._link_dirs = DirStack(root_fd, files, lock=Lock.PUT_BACK, window=window)
 
     # --- directories ------------------------------------------------------------------------------
 
     @target_errors()
-    def directory(self, path: bytes, wanted: Attributes) -> Held:
+    def directory(self, path: bytes, wanted: Attributes) -> MadeDirectory:
         """Make or reuse it."""
-        self._finish_before(path)
         reused = not path or self._make(path, self._make_directory)
         fd = self._enter(path)
         losses = self._setter.apply(fd, EntryType.DIRECTORY, wanted, is_path=False, strip=reused)
         losses = tuple(dict.fromkeys(losses + self._setter.open_up(fd, wanted)))
         identity = identity_of(self._files.fstat(fd))
-        self._unfinished.push(path, _Unfinished(wanted, identity, losses))
-        return self._held(wanted, losses)
+        return MadeDirectory(self._held(wanted, losses), identity, reused)
 
     def _make_directory(self, name: bytes, parent_fd: int) -> bool:
         try:
@@ -148,36 +140,45 @@ class Target:
             return True
         return False
 
-    def _finish_before(self, path: bytes) -> None:
-        for directory, unfinished in self._unfinished.done_before(path):
-            self._finish(directory, unfinished)
+    @target_errors()
+    def bare_directory(self, path: bytes) -> MadeDirectory:
+        """Make it without attributes, or reuse it as it is, but for what would be inherited."""
+        reused = not path or self._make(path, self._make_directory)
+        fd = self._enter(path)
+        losses = self._setter.open_up_reused(fd) if reused else ()
+        return MadeDirectory(Held(losses), identity_of(self._files.fstat(fd)), reused)
 
     @target_errors()
-    def finish(self) -> None:
-        """Give the directories still open their final attributes, the root last."""
-        for directory, unfinished in self._unfinished.rest():
-            self._finish(directory, unfinished)
-
-    def _finish(self, path: bytes, unfinished: _Unfinished) -> None:
-        type_, wanted = EntryType.DIRECTORY, unfinished.wanted
-        try:
-            fd = self._enter(path, unfinished.identity)
-            losses = self._setter.apply(fd, type_, wanted, is_path=False, strip=False)
-            more = tuple(loss for loss in losses if loss not in unfinished.losses)
-            if more:
-                self._lose(path, more)
-            # Somebody may have put another directory there and moved this one away.
-            name = path.rpartition(b"/")[2]
-            if path and identity_of(self._files.lstat(name, self._parent(path))) != (
-                unfinished.identity
-            ):
+    def finish(
+        self,
+        path: bytes,
+        identity: Identity,
+        wanted: Attributes,
+        losses: tuple[str, ...] = (),
+        *,
+        strip: bool = False,
+    ) -> tuple[str, ...]:
+        """Give the directory its final attributes, if it still is the inode ``identity``. Answers
+        what it could not be given besides ``losses``, which are known already. ``strip`` removes
+        other attributes first.
+        """
+        fd = self._enter(path, identity)
+        found = self._setter.apply(fd, EntryType.DIRECTORY, wanted, is_path=False, strip=strip)
+        # Somebody may have put another directory there and moved this one away.
+        name = path.rpartition(b"/")[2]
+        if path:
+            try:
+                info = self._files.lstat(name, self._parent(path))
+            except FileNotFoundError as error:
+                raise Raced(error) from error
+            if identity_of(info) != identity:
                 raise Raced
-        except FileNotFoundError as error:
-            self._late(path, Raced(error))
-        except (OSError, Raced) as error:
-            self._late(path, error)
-        except Mounted:
-            self._late(path, Raced())
+        return tuple(loss for loss in found if loss not in losses)
+
+    def enter(self, path: bytes, identity: Identity | None = None) -> int:
+        """The fd of the directory at ``path``, valid until the next call of any method."""
+        with target_errors():
+            return self._enter(path, identity)
 
     # --- other entries ----------------------------------------------------------------------------
 
@@ -188,7 +189,6 @@ class Target:
         The block ends with :meth:`seal`.
         """
         with target_errors():
-            self._finish_before(path)
             fd = self._make(path, lambda name, dir_fd: self._files.open(name, CREATE_FILE, dir_fd))
         closing = _Closing(self._files, fd)
         identity = None
@@ -219,7 +219,6 @@ class Target:
 
     @target_errors()
     def symlink(self, path: bytes, link_target: bytes, wanted: Attributes) -> Held:
-        self._finish_before(path)
         return self._special(
             path,
             EntryType.SYMLINK,
@@ -231,7 +230,6 @@ class Target:
     @target_errors()
     def special(self, path: bytes, type_: EntryType, rdev: int, wanted: Attributes) -> Held:
         """A fifo, socket or device; in a plain target it is left out, which is no loss to count."""
-        self._finish_before(path)
         if self._plain:
             return Held(left_out=("special",))
         mode = type_.file_format | 0o600
@@ -281,7 +279,6 @@ class Target:
 
         :raises CannotLink:
         """
-        self._finish_before(path)
         first_name = first.rpartition(b"/")[2]
         try:
             first_fd = self._link_dirs.enter(first.rpartition(b"/")[0])

@@ -1,34 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy a live tree into another directory, and write its catalog on the way."""
+"""Copy a live tree into another directory, and write its catalog on the way.
+
+The coordinator hands out directories, and batches of the names in large ones, to workers, in raw
+byte order of the paths, so that what has to be kept until the catalog can take it stays little.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import errno
-import os
-from collections.abc import Callable, Generator
+import heapq
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from manila_backup.data.catalog.codec import Malformed
 from manila_backup.data.catalog.entry import Entry, EntryType
 from manila_backup.data.catalog.writer import CatalogWriter
-from manila_backup.data.copy.attributes import Attributes, storable_time
 from manila_backup.data.copy.base import CopyOptions, CopyResult
-from manila_backup.data.copy.content import Copied, Mover
-from manila_backup.data.copy.dirstack import Identity, identity_of
-from manila_backup.data.copy.errors import TargetFailed, copy_failed, target_errors
-from manila_backup.data.copy.links import Linked, SourceLinks
-from manila_backup.data.copy.prune import Pruner, Wanted
-from manila_backup.data.copy.source import OpenEntry, SourceFiles, Swapped, type_of
-from manila_backup.data.copy.sysio import SYSTEM, Files
+from manila_backup.data.copy.child import Setup
+from manila_backup.data.copy.copier import LOOKS, Copier, encoded
+from manila_backup.data.copy.crew import InlineCrew
+from manila_backup.data.copy.dirstack import WINDOW
+from manila_backup.data.copy.dispatch import Dispatch, Handler
+from manila_backup.data.copy.emission import Emission
+from manila_backup.data.copy.errors import copy_failed
+from manila_backup.data.copy.groups import Group, Groups
+from manila_backup.data.copy.groups import Name as GroupName
+from manila_backup.data.copy.node import Chunk, Names, Node, Slot, State
+from manila_backup.data.copy.notes import Pulse
+from manila_backup.data.copy.processes import ProcessCrew, is_parallel
+from manila_backup.data.copy.sysio import SYSTEM, Files, Kind
 from manila_backup.data.copy.tally import Tally
-from manila_backup.data.copy.target import CannotLink, Held, Mounted, Raced, Target
-from manila_backup.data.copy.ticks import Ticks
-from manila_backup.data.copy.walk import Found, Walk
+from manila_backup.data.copy.tasks import (
+    CopyDirectory,
+    CopyNames,
+    Directory,
+    Entered,
+    FinishDirectory,
+    Large,
+    Linked,
+    LinkMade,
+    MakeLink,
+    Name,
+    NotEntered,
+    Outcome,
+    Task,
+    Whole,
+)
 from manila_backup.types import Counters
 
-_LOOKS = 2
-"""How often an entry that turns out to be something else is looked at."""
+_BATCH = 128
+"""Names of one task, and of one task among very many."""
+_SMALL_BATCH = 16
+
+_BACKLOG_NAMES = 400
+"""Not before there is so much to do is it worth starting processes."""
+
+_DIRECTORY_NAMES = 20
+"""What a directory that was not entered yet is taken for."""
+
+_BUFFERED = 40_000
+"""Entries that wait for the catalog at most, but for those in work."""
 
 
 def copy_tree(
@@ -45,31 +76,30 @@ def copy_tree(
     included. Both are directory fds opened O_RDONLY; they stay open and are the caller's.
 
     With ``catalog`` every entry is added to it, checksums included; the caller closes it. Nothing
-    is synced to disk: that is the caller's too.
+    is synced to disk: that is the caller's too. Processes are started only when there is enough to
+    do, and never with other ``files`` than the system's, nor for an ordinary user, whose closed
+    directories have to be opened and closed again one by one.
     :raises CopyFailed: a file operation failed; what was copied so far stays.
     :raises Cancelled:
     """
-    tally = Tally(progress)
-    copier = _TreeCopy(
+    copy = _TreeCopy(
         source_fd,
         target_fd,
         options,
         catalog=catalog,
-        tally=tally,
+        tally=Tally(progress),
         cancelled=cancelled,
         files=files,
     )
-    pruner = copier.pruner()
-    if options.delete:
-        pruner.before()
-    copier.run()
-    if options.delete:
-        pruner.after(compare=False)
-    tally.report()
-    return tally.result()
+    try:
+        return copy.run()
+    finally:
+        copy.close()
 
 
 class _TreeCopy:
+    """The coordinator. It alone knows the tree as a whole, the hard links and the catalog."""
+
     def __init__(
         self,
         source_fd: int,
@@ -81,272 +111,347 @@ class _TreeCopy:
         cancelled: Callable[[], bool],
         files: Files,
     ) -> None:
-        self._source_fd = source_fd
-        self._target_fd = target_fd
-        self._options = options
-        self._catalog = catalog
         self._tally = tally
-        self._cancelled = cancelled
-        self._files = files
-        self._source = SourceFiles(files, is_root=os.geteuid() == 0)
-        self._links = SourceLinks()
-        ticks = Ticks(tally, cancelled)
-        self._mover = Mover(files, options.read_ahead_bytes, ticks.content)
-
-    def run(self) -> None:
-        self._walk = self._new_walk(self._tally.skip)
+        self._processes = options.processes
+        parallel = is_parallel(options, files)
+        setup = Setup(
+            kind="copy",
+            source_fd=source_fd,
+            target_fd=target_fd,
+            options=options,
+            hashing=catalog is not None,
+        )
         try:
-            self._mount = self._files.mount_id(self._source_fd)
-            self._target = Target(
-                self._target_fd,
-                self._options,
-                files=self._files,
-                cancelled=self._cancelled,
-                late=_fail_late,
-                lose=self._tally.lose,
+            # It also lists very large directories, whatever the crew.
+            self._copier = Copier(
+                source_fd,
+                target_fd,
+                options,
+                Pulse(cancelled, tally.live),
+                hashing=catalog is not None,
+                share=parallel,
+                files=files,
+                window=WINDOW,
             )
         except OSError as error:
             raise copy_failed(b"", error) from error
-        try:
-            with contextlib.closing(iter(self._walk)) as tree:
-                for found in tree:
-                    self._copy(found)
-                    self._tally.report()
-            self._target.finish()
-        except TargetFailed as failed:
-            raise copy_failed(b"", failed.error) from failed
-        finally:
-            self._target.close()
+        start = partial(ProcessCrew, setup) if parallel else None
+        self._desk = Dispatch(InlineCrew[Task](self._copier), start, tally, cancelled)
+        self._groups = Groups()
+        self._emission = Emission(catalog, self._groups) if catalog is not None else None
+        self._numbers = itertools.count()
+        self._later: list[tuple[bytes, int, Callable[[], None]]] = []
+        self._backlog = 0
 
-    def pruner(self) -> Pruner:
-        """Removes from the target what the source lacks."""
-        return Pruner(
-            self._target_fd, self._wanted, self._tally, cancelled=self._cancelled, files=self._files
-        )
+    def run(self) -> CopyResult:
+        root = Node(None, b"")
+        if self._emission is not None:
+            self._emission.start(root)
+        self._enter(root)
+        desk = self._desk
+        while True:
+            self._hand_out()
+            if not desk.in_work:
+                break
+            desk.collect()
+            if self._emission is not None:
+                self._emission.run()
+        self._tally.report()
+        return self._tally.result()
 
-    def _wanted(self) -> Generator[Wanted]:
-        walk = self._new_walk(lambda path: None)
-        with contextlib.closing(iter(walk)) as tree:
-            for found in tree:
-                try:
-                    type_ = type_of(found.stat)
-                except Swapped:
-                    continue
-                if not (type_.is_special and self._options.plain_target):
-                    yield Wanted(found.path, type_, found.stat.st_size, found.stat.st_mtime_ns)
+    def close(self) -> None:
+        self._desk.close()
+        self._copier.close()
+        self._groups.close()
 
-    def _new_walk(self, on_skip: Callable[[bytes], None]) -> Walk:
-        return Walk(self._source_fd, files=self._files, cancelled=self._cancelled, on_skip=on_skip)
+    # --- handing out ------------------------------------------------------------------------------
 
-    # --- one entry --------------------------------------------------------------------------------
+    def _hand_out(self) -> None:
+        if self._backlog + _DIRECTORY_NAMES * len(self._later) > _BACKLOG_NAMES:
+            self._desk.spread()
+        while self._later and self._desk.room > 0 and self._may_go_on():
+            heapq.heappop(self._later)[2]()
+        self._desk.submit()
 
-    def _copy(self, found: Found) -> None:
-        """Copy it as what it is; if it is not what it was, look once more."""
-        bytes_before = self._tally.bytes
-        try:
-            if self._copy_looking_again(found):
-                return
-        except FileNotFoundError as error:
-            if not found.path:
-                raise copy_failed(b"", error) from error
-        except OSError as error:
-            if error.errno != errno.ESTALE or self._is_there(found):
-                raise copy_failed(found.path, error) from error
-        except TargetFailed as failed:
-            raise copy_failed(found.path, failed.error) from failed
-        except Raced as raced:
-            raise copy_failed(found.path, raced.error) from raced
-        except Mounted:
-            busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            raise copy_failed(found.path, busy) from None
-        self._tally.bytes = bytes_before
-        self._walk.skip()
-        self._tally.skip(found.path)
-
-    def _copy_looking_again(self, found: Found) -> bool:
-        for _ in range(_LOOKS):
-            try:
-                self._copy_as(found, type_of(found.stat))
-                return True
-            except Swapped:
-                found.stat = self._files.lstat(found.name, found.parent_fd)
-        return False
-
-    def _is_there(self, found: Found) -> bool:
-        """After ESTALE: another NFS client may have removed the file while it was read."""
-        try:
-            info = self._files.lstat(found.name, found.parent_fd)
-        except FileNotFoundError:
-            return False
-        except OSError:
+    def _may_go_on(self) -> bool:
+        """What the catalog waits for is always the first of what is left, or in work."""
+        if self._emission is None or self._emission.buffered < _BUFFERED:
             return True
-        return identity_of(info) == identity_of(found.stat)
+        return self._desk.in_work + self._desk.queued < self._processes
 
-    def _copy_as(self, found: Found, type_: EntryType) -> None:
-        linked = None
-        if type_ is not EntryType.DIRECTORY and found.stat.st_nlink > 1:
-            linked = self._links.find(identity_of(found.stat), type_, found.stat)
-        try:
-            if linked is not None and self._link(found, linked):
-                return
-            linked = None
-        except CannotLink:
-            pass  # it gets an inode of its own; the catalog has the link
-        with self._source.opened(found.name, found.parent_fd, type_) as opened:
-            if type_ is EntryType.DIRECTORY:
-                self._copy_directory(found, opened)
-            elif type_ is EntryType.FILE:
-                self._copy_file(found, opened, linked)
-            else:
-                self._copy_special(found, opened, type_, linked)
+    def _queue(self, path: bytes, act: Callable[[], None]) -> None:
+        heapq.heappush(self._later, (path, next(self._numbers), act))
 
-    def _copy_directory(self, found: Found, opened: OpenEntry) -> None:
-        if identity_of(opened.stat) != identity_of(found.stat):
-            raise Swapped
-        if found.path and self._files.mount_id(opened.fd) != self._mount:
-            self._tally.warnings += 1
-            self._walk.skip()
-        wanted = Attributes.of_stat(opened.stat, opened.xattrs)
-        held = self._target.directory(found.path, wanted)
-        self._tally.directories += 1
-        self._record(entry_of(found.path, EntryType.DIRECTORY, opened.stat, wanted), wanted, held)
+    # --- directories ------------------------------------------------------------------------------
 
-    def _copy_special(
-        self, found: Found, opened: OpenEntry, type_: EntryType, linked: Linked | None
-    ) -> None:
-        wanted = Attributes.of_stat(opened.stat, opened.xattrs)
-        entry = entry_of(found.path, type_, opened.stat, wanted)
-        if type_ is EntryType.SYMLINK:
-            link_target = self._files.readlink(opened.fd)
-            entry = dataclasses.replace(entry, link_target=link_target, size=len(link_target))
-            held = self._target.symlink(found.path, link_target, wanted)
+    def _enter(self, node: Node) -> None:
+        parent = node.parent.entered if node.parent is not None else None
+        task = CopyDirectory(
+            path=node.path,
+            parent=parent.directory.source if parent is not None else None,
+            limit=self._batch,
+        )
+        self._desk.add(task, partial(self._entered, node))
+
+    @property
+    def _batch(self) -> int:
+        return _SMALL_BATCH if self._desk.wide else _BATCH
+
+    def _entered(self, node: Node, outcome: Outcome) -> None:
+        answer = outcome.answer
+        if isinstance(answer, Entered):
+            node.state = State.ENTERED
+            node.entered = answer
+            self._add_names(node, answer, outcome)
+        elif answer is NotEntered.OTHER_TYPE and node.parent is not None and node.looks < LOOKS:
+            node.state = State.INSTEAD
+            self._look_again(node)
+            return
         else:
-            held = self._target.special(found.path, type_, opened.stat.st_rdev, wanted)
-        self._tally.others += 1
-        if linked is not None:
-            self._record_unlinked(linked, found.path, wanted, held, opened.stat)
+            if answer is NotEntered.OTHER_TYPE:
+                self._tally.skip(node.path)
+            node.state = State.GONE
+        node.is_listed = node.is_listed or node.names is None
+        self._ended(node)
+
+    def _add_names(self, node: Node, answer: Entered, outcome: Outcome) -> None:
+        chunk = Chunk()
+        if self._emission is not None:
+            node.chunks.append(chunk)
+        self._known(node, chunk, outcome)
+        if answer.names is None:
+            names = Names(self._copier.list_all(answer.directory))
+        elif answer.names:
+            names = Names(iter(answer.names))
+            self._backlog += len(answer.names)
+        else:
             return
-        self._record_first(entry, wanted, held, opened.stat, held.made)
+        if names.next is not None:
+            node.left += 1
+            node.names = names
+            self._queue(node.path_of(names.next), partial(self._next_batch, node))
 
-    def _copy_file(self, found: Found, opened: OpenEntry, linked: Linked | None) -> None:
-        with self._target.new_file(found.path) as new:
-            seen, copied, changed = self._copy_content(opened, new.fd)
-            wanted = Attributes.of_stat(seen.stat, seen.xattrs)
-            held = self._target.seal(new.fd, wanted)
-        self._tally.files += 1
-        if changed:
-            self._tally.change(found.path)
-        entry = dataclasses.replace(
-            entry_of(found.path, EntryType.FILE, seen.stat, wanted),
-            size=copied.size,
-            content=copied.content,
-            changed=changed,
-        )
-        if linked is not None and not changed and self._links.is_current(linked, seen.stat):
-            self._record_unlinked(linked, found.path, wanted, held, seen.stat)
+    def _next_batch(self, node: Node) -> None:
+        names = node.names
+        entered = node.entered
+        if names is None or entered is None:
+            raise RuntimeError("a directory without names")
+        batch = names.take(self._batch)
+        self._backlog = max(self._backlog - len(batch), 0)
+        chunk = Chunk()
+        if self._emission is not None:
+            node.chunks.append(chunk)
+        self._copy_names(node, chunk, batch)
+        if names.next is not None:
+            self._queue(node.path_of(names.next), partial(self._next_batch, node))
+        else:
+            node.names = None
+            node.is_listed = True
+            self._ended(node)
+
+    def _copy_names(self, node: Node, chunk: Chunk, batch: list[Name]) -> None:
+        node.left += 1
+        task = CopyNames(directory=directory_of(node), names=batch)
+        self._desk.add(task, partial(self._copied, node, chunk))
+
+    def _copied(self, node: Node, chunk: Chunk, outcome: Outcome) -> None:
+        self._known(node, chunk, outcome)
+        if outcome.rest:
+            chunk.tail = Chunk()
+            self._copy_names(node, chunk.tail, outcome.rest)
+        self._ended(node)
+
+    def _known(self, node: Node, chunk: Chunk, outcome: Outcome) -> None:
+        """Take the records of a chunk; what is not settled by them is begun."""
+        records = outcome.records
+        for index, (name, value) in enumerate(records):
+            if type(value) is not bytes:
+                records[index] = (name, self._begin(node, name, value))
+        if self._emission is not None:
+            chunk.records = records
+            self._emission.buffered += len(records)
+
+    def _begin(self, node: Node, name: bytes, value: Any) -> Any:
+        if value is Kind.DIRECTORY:
+            child = Node(node, name)
+            node.left += 1
+            self._queue(child.path, partial(self._enter, child))
+            return child
+        slot = Slot()
+        node.left += 1
+        if isinstance(value, Linked):
+            self._linked(node, slot, name, value)
+        elif isinstance(value, Large):
+            self._backlog += _BACKLOG_NAMES + 1
+            task = CopyNames(directory=directory_of(node), names=[(name, Kind.FILE)], large=True)
+            self._queue(
+                node.path_of(name),
+                partial(self._desk.add, task, partial(self._settled, node, slot, name)),
+            )
+        return slot
+
+    def _look_again(self, child: Node) -> None:
+        """It was a directory, and is something else now."""
+        parent = child.parent
+        if parent is None:
+            raise RuntimeError("the root is a directory")
+        task = CopyNames(directory=directory_of(parent), names=[(child.name, Kind.OTHER)])
+        self._desk.add(task, partial(self._looked_again, child, parent))
+
+    def _looked_again(self, child: Node, parent: Node, outcome: Outcome) -> None:
+        value = outcome.records[0][1] if outcome.records else None
+        if value is Kind.DIRECTORY:
+            again = Node(parent, child.name)
+            again.looks = child.looks + 1
+            parent.left += 1
+            self._queue(again.path, partial(self._enter, again))
+            value = again
+        elif value is not None and type(value) is not bytes:
+            value = self._begin(parent, child.name, value)
+        child.instead.value = value
+        self._ended(parent)
+
+    def _settled(self, node: Node, slot: Slot, name: bytes, outcome: Outcome) -> None:
+        """What was split off is known."""
+        value = outcome.records[0][1] if outcome.records else None
+        if value is not None and type(value) is not bytes:
+            value = self._begin(node, name, value)
+        slot.value = value
+        self._ended(node)
+
+    def _ended(self, node: Node) -> None:
+        """Something that the directory waited for has ended."""
+        node.left -= 1
+        if node.left:
             return
-        self._tally.logical_bytes += copied.size
-        self._record_first(entry, wanted, held, seen.stat, new.identity)
-
-    def _copy_content(self, opened: OpenEntry, target: int) -> tuple[OpenEntry, Copied, bool]:
-        """What was copied, as it looked before; and whether it changed meanwhile, twice."""
-        copied = self._move(opened, target)
-        if not copied.cut_short and self._is_unchanged(opened):
-            return opened, copied, False
-        self._tally.bytes -= copied.bytes
-        with target_errors():
-            self._files.truncate(target, 0)
-        again = self._source.again(opened)
-        copied = self._move(again, target)
-        return again, copied, copied.cut_short or not self._is_unchanged(again)
-
-    def _move(self, opened: OpenEntry, target: int) -> Copied:
-        hashing = self._catalog is not None
-        if self._options.reflink and not hashing:
-            cloned = self._mover.clone(opened.fd, target)
-            if cloned is not None:
-                return cloned
-        return self._mover.copy(opened.fd, target, opened.stat.st_size, hashing=hashing)
-
-    def _is_unchanged(self, opened: OpenEntry) -> bool:
-        before, after = opened.stat, self._files.fstat(opened.fd)
-        return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
-            after.st_size,
-            after.st_mtime_ns,
-            after.st_ctime_ns,
+        entered = node.entered
+        if entered is None:
+            if node.parent is not None:
+                self._ended(node.parent)
+            return
+        task = FinishDirectory(
+            path=node.path,
+            target=entered.directory.target,
+            wanted=entered.wanted,
+            losses=entered.losses,
         )
+        self._desk.add(task, partial(self._finished, node))
 
-    # --- hard links and the catalog ---------------------------------------------------------------
+    def _finished(self, node: Node, outcome: Outcome) -> None:
+        if node.parent is not None:
+            self._ended(node.parent)
 
-    def _link(self, found: Found, linked: Linked) -> bool:
-        """False: the first name is gone from the target; this one becomes the first.
+    # --- hard links -------------------------------------------------------------------------------
 
-        :raises CannotLink:
-        """
-        held = Held(left_out=("special",))
-        if linked.target is not None:
-            held = Held()
-            if not self._target.link(found.path, linked.first.path, linked.target):
-                self._links.forget(identity_of(found.stat))
-                return False
-        if linked.first.type is EntryType.FILE:
+    def _linked(self, node: Node, slot: Slot, name: bytes, linked: Linked) -> None:
+        group = self._groups.get(linked.inode)
+        if group is not None and group.first is not None and not group.is_current(linked):
+            group = None
+        if group is None:
+            group = Group()
+            self._groups.put(linked.inode, group)
+            self._copy_first(group, node, slot, name, linked)
+        elif group.first is None:
+            group.waiting.append((node, slot, name, linked))
+        else:
+            self._link(group, node, slot, name, linked)
+
+    def _copy_whole(self, node: Node, name: bytes, handler: Handler) -> None:
+        task = CopyNames(directory=directory_of(node), names=[(name, Kind.OTHER)], whole=True)
+        self._desk.add(task, handler)
+
+    def _copy_first(
+        self, group: Group, node: Node, slot: Slot, name: bytes, linked: Linked
+    ) -> None:
+        def copied(outcome: Outcome) -> None:
+            value = outcome.records[0][1] if outcome.records else None
+            if isinstance(value, Whole):
+                self._is_first(group, slot, linked, value)
+            else:
+                slot.value = None if value is None else self._begin(node, name, value)
+                self._groups.drop(linked.inode, group)
+            self._go_on(group)
+            self._ended(node)
+
+        self._copy_whole(node, name, copied)
+
+    def _is_first(self, group: Group, slot: Slot, linked: Linked, whole: Whole) -> None:
+        group.copied(whole)
+        if self._emission is not None:
+            slot.value = GroupName(group, ()) if whole.links > 1 else encoded(whole.entry)
+        if not group.left:
+            self._groups.drop(linked.inode, group)
+
+    def _go_on(self, group: Group) -> None:
+        """What waited for the first name of the group does so no longer."""
+        waiting, group.waiting = group.waiting, []
+        for node, slot, name, linked in waiting:
+            self._linked(node, slot, name, linked)
+
+    def _link(self, group: Group, node: Node, slot: Slot, name: bytes, linked: Linked) -> None:
+        first = group.first
+        if first is None or group.made is None:
+            # A special file that the target does not have: the name has nothing to be linked to.
+            self._is_name(group, slot, linked, ("special",))
+            self._ended(node)
+            return
+
+        def made(outcome: Outcome) -> None:
+            if outcome.answer is LinkMade.YES:
+                self._is_name(group, slot, linked, ())
+                self._ended(node)
+            elif outcome.answer is LinkMade.IMPOSSIBLE:
+                self._copy_whole(node, name, partial(self._unlinked, group, node, slot, linked))
+            else:
+                self._groups.drop(linked.inode, group)
+                self._linked(node, slot, name, linked)
+
+        task = MakeLink(path=node.path_of(name), first=first.path, inode=group.made)
+        self._desk.add(task, made)
+
+    def _is_name(self, group: Group, slot: Slot, linked: Linked, losses: tuple[str, ...]) -> None:
+        if linked.type is EntryType.FILE:
             self._tally.files += 1
         else:
             self._tally.others += 1
-        self._record(linked.entry_at(found.path), None, held)
-        self._links.passed(identity_of(found.stat))
-        return True
+        self._record_name(group, slot, linked, losses)
 
-    def _record_unlinked(
-        self, linked: Linked, path: bytes, wanted: Attributes, held: Held, info: os.stat_result
+    def _record_name(
+        self, group: Group, slot: Slot, linked: Linked, losses: tuple[str, ...]
+    ) -> None:
+        if self._emission is not None:
+            slot.value = GroupName(group, losses)
+        self._groups.passed(linked.inode, group)
+
+    def _unlinked(
+        self, group: Group, node: Node, slot: Slot, linked: Linked, outcome: Outcome
     ) -> None:
         """The target could not take another link, so it has a copy; the catalog has the link."""
-        self._record(linked.entry_at(path), wanted, held.and_lost("link"))
-        self._links.passed(identity_of(info))
-
-    def _record_first(
-        self,
-        entry: Entry,
-        wanted: Attributes,
-        held: Held,
-        info: os.stat_result,
-        made: Identity | None,
-    ) -> None:
-        if info.st_nlink > 1:
-            entry = dataclasses.replace(entry, link_group=self._links.next_group())
-            self._links.add(identity_of(info), info.st_nlink, entry, made)
-        self._record(entry, wanted, held)
-
-    def _record(self, entry: Entry, wanted: Attributes | None, held: Held) -> None:
-        """``wanted`` None: a later link, whose losses were counted with the first."""
-        unread = wanted.lost if wanted is not None else ()
-        labels = dict.fromkeys(held.labels() + unread)
-        self._tally.lose(entry.path, dict.fromkeys(held.losses + unread))
-        if self._catalog is None:
-            return
-        try:
-            self._catalog.add(dataclasses.replace(entry, losses=tuple(labels)))
-        except Malformed:
-            raise  # a mistake of this engine, nothing that a tree could cause
-        except ValueError as error:
-            too_big = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            raise copy_failed(entry.path, too_big) from error
+        value = outcome.records[0][1] if outcome.records else None
+        if isinstance(value, Whole) and not value.entry.changed and is_same(group, value.entry):
+            self._tally.lose(value.entry.path, ["link"])
+            self._tally.logical_bytes -= value.entry.size
+            self._record_name(group, slot, linked, (*value.entry.losses, "link"))
+        elif isinstance(value, Whole):
+            group = Group()
+            self._groups.put(linked.inode, group)
+            self._is_first(group, slot, linked, value)
+        else:
+            name = outcome.records[0][0] if outcome.records else b""
+            slot.value = None if value is None else self._begin(node, name, value)
+        self._ended(node)
 
 
-def entry_of(path: bytes, type_: EntryType, info: os.stat_result, wanted: Attributes) -> Entry:
-    return Entry(
-        path=path,
-        type=type_,
-        mode=wanted.mode,
-        uid=wanted.uid,
-        gid=wanted.gid,
-        mtime_ns=wanted.mtime_ns,
-        ctime_ns=storable_time(info.st_ctime_ns),
-        inode=info.st_ino,
-        rdev=info.st_rdev,
-        xattrs=wanted.xattrs,
+def directory_of(node: Node) -> Directory:
+    if node.entered is None:
+        raise RuntimeError("a directory that was not entered")
+    return node.entered.directory
+
+
+def is_same(group: Group, entry: Entry) -> bool:
+    first = group.first
+    return first is not None and (first.type, first.size, first.mtime_ns) == (
+        entry.type,
+        entry.size,
+        entry.mtime_ns,
     )
-
-
-def _fail_late(path: bytes, error: OSError | Raced) -> None:
-    raise copy_failed(path, error.error if isinstance(error, Raced) else error) from error

@@ -31,6 +31,7 @@ GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """How a directory fails to open that is not there any more, or not a directory any more."""
 
 _CANCEL_NAMES = 4096
+_DOT = ord(".")
 
 
 @dataclass(slots=True)
@@ -47,18 +48,18 @@ class Found:
 
 
 class _Frame:
-    """A directory under way. ``pending``: its subdirectories that were yielded and not entered;
-    the last one comes first, since each is a prefix of the next.
+    """A directory under way. ``end``: the length of its path. ``pending``: its subdirectories that
+    were yielded and not entered; the last one comes first, since each is a prefix of the next.
     """
 
-    __slots__ = ("held", "identity", "names", "path", "pending")
+    __slots__ = ("end", "held", "identity", "names", "pending")
 
-    def __init__(self, path: bytes, identity: Identity, names: SortedNames) -> None:
-        self.path = path
+    def __init__(self, end: int, identity: Identity, names: SortedNames) -> None:
+        self.end = end
         self.identity = identity
         self.names = names
         self.held = 0  # names in memory while the walk is further down
-        self.pending: list[tuple[bytes, bytes, Identity]] = []  # name + "/", path, identity
+        self.pending: list[tuple[bytes, Identity]] = []  # name + "/", identity
 
 
 class Walk:
@@ -81,6 +82,7 @@ class Walk:
         self._root_fd = root_fd
         self._spill = Spill()
         self._frames: list[_Frame] = []
+        self._path = b""  # the path of each frame is its beginning
         self._held = 0
         self._held_limit = held_names
         self._skip = False
@@ -108,59 +110,85 @@ class Walk:
             if not self._take_skip():
                 self._descend(stack, b"", identity_of(info))
             while self._frames:
-                yield from self._step(stack, self._frames[-1])
+                frame = self._frames[-1]
+                if (yield from self._entries(stack, frame)):
+                    self._go_on(stack, frame)
         finally:
             if stack is not None:
                 stack.close()
             self._spill.close()
 
-    def _step(self, stack: DirStack, frame: _Frame) -> Iterator[Found]:
-        name = frame.names.next
-        if frame.pending and (name is None or frame.pending[-1][0] <= name):
-            _, path, identity = frame.pending.pop()
-            self._descend(stack, path, identity)
-        elif name is None:
-            self._leave(frame)
-        else:
+    def _entries(self, stack: DirStack, frame: _Frame) -> Generator[Found, None, bool]:
+        """Of one directory, until the way leads down or up; False: the way to it is lost."""
+        names, pending = frame.names, frame.pending
+        if names.next is None:
+            return True
+        path = self._path_of(frame)
+        prefix = path + b"/" if path else b""
+        fd = -1  # opened when an entry is to be looked at, valid until the way leads elsewhere
+        while (name := names.next) is not None and not (pending and pending[-1][0] <= name):
             self._advance(frame)
-            path = frame.path + b"/" + name if frame.path else name
             self._check_cancelled()
-            found = self._look(stack, frame, path, name)
-            if found is None:
-                return
+            if fd < 0:
+                try:
+                    fd = stack.enter(path, frame.identity)
+                except (OSError, NotTheDirectory, OtherMount) as error:
+                    self._abandon(frame, error)
+                    return False
+            info = self._look(frame, name, fd)
+            if info is None:
+                if self._frames[-1:] != [frame]:
+                    return False
+                continue
+            found = Found(prefix + name, name, fd, info)
             yield found
-            if not self._take_skip() and stat.S_ISDIR(found.stat.st_mode):
-                frame.pending.append((name + b"/", path, identity_of(found.stat)))
+            if self._skip:
+                self._skip = False
+            elif stat.S_ISDIR(found.stat.st_mode):
+                pending.append((name + b"/", identity_of(found.stat)))
+        return True
+
+    def _look(self, frame: _Frame, name: bytes, fd: int) -> os.stat_result | None:
+        """None: it has vanished, or the whole directory, whose frame is left then."""
+        try:
+            return self._files.lstat(name, fd)
+        except FileNotFoundError:
+            self._on_skip(self._path_of(frame, name))
+        except OSError as error:
+            path = self._path_of(frame)
+            if error.errno == errno.ESTALE and self._has_vanished(path, frame.identity):
+                self._abandon(frame, error)
+            else:
+                raise copy_failed(self._path_of(frame, name), error) from error
+        return None
+
+    def _go_on(self, stack: DirStack, frame: _Frame) -> None:
+        """Into a subdirectory, or up."""
+        if not frame.pending:
+            self._leave(frame)
+            return
+        subdirectory, identity = frame.pending.pop()
+        path = self._path_of(frame, subdirectory[:-1])
+        if frame.names.next is None and not frame.pending:
+            self._leave(frame)  # there is nothing to come back for
+        self._descend(stack, path, identity)
+
+    def _path_of(self, frame: _Frame, name: bytes = b"") -> bytes:
+        path = self._path = self._path[: frame.end]
+        return b"/".join((path, name)) if path and name else path or name
 
     def _advance(self, frame: _Frame) -> None:
         try:
             frame.names.advance()
         except OSError as error:  # the temporary file
-            raise copy_failed(frame.path, error) from error
-
-    def _look(self, stack: DirStack, frame: _Frame, path: bytes, name: bytes) -> Found | None:
-        try:
-            fd = stack.enter(frame.path, frame.identity)
-        except (OSError, NotTheDirectory, OtherMount) as error:
-            self._abandon(frame, error)
-            return None
-        try:
-            return Found(path, name, fd, self._files.lstat(name, fd))
-        except FileNotFoundError:
-            self._on_skip(path)
-        except OSError as error:
-            if error.errno == errno.ESTALE and self._has_vanished(frame.path, frame.identity):
-                self._abandon(frame, error)
-            else:
-                raise copy_failed(path, error) from error
-        return None
+            raise copy_failed(self._path_of(frame), error) from error
 
     def _abandon(self, frame: _Frame, error: Exception) -> None:
         """The way back to a directory under way is lost: what is left of it is skipped."""
         stale = isinstance(error, OSError) and error.errno == errno.ESTALE
         if isinstance(error, OSError) and error.errno not in GONE and not stale:
-            raise copy_failed(frame.path, error) from error
-        self._on_skip(frame.path)
+            raise copy_failed(self._path_of(frame), error) from error
+        self._on_skip(self._path_of(frame))
         self._leave(frame)
 
     def _leave(self, frame: _Frame) -> None:
@@ -186,7 +214,8 @@ class Walk:
             if self._frames:
                 self._frames[-1].held = self._frames[-1].names.held
                 self._held += self._frames[-1].held
-            self._frames.append(_Frame(path, identity, names))
+            self._path = path
+            self._frames.append(_Frame(len(path), identity, names))
 
     def _make_room(self) -> None:
         """Before a directory's names are read, those of the one above it may have to go."""
@@ -197,7 +226,8 @@ class Walk:
         for number, (name, _) in enumerate(self._files.names(fd)):
             if number % _CANCEL_NAMES == 0:
                 self._check_cancelled()
-            if not is_ignored(name, is_root=is_root):
+            # In other directories only hidden names may be ignored ones.
+            if not ((is_root or name[0] == _DOT) and is_ignored(name, is_root=is_root)):
                 yield name
 
     def _has_vanished(self, path: bytes, identity: Identity) -> bool:

@@ -88,7 +88,8 @@ class VerifyResult:
 
 
 class BackupDriver(Protocol):
-    """See the module's docstring. A driver instance serves one call at a time."""
+    """See the module's docstring. A driver instance serves one call at a time. Made by
+    ``driver(root, mount_id=..., parallelism=...)`` of its entry point."""
 
     capabilities: Capabilities
 

@@ -19,7 +19,7 @@ from manila_backup.data.drivers.meter import Meter
 from manila_backup.data.drivers.space import Room, replaced_room, require
 from manila_backup.data.drivers.stored import StoredTree, damage_named
 from manila_backup.exception import BackupDamaged, CopyFailed
-from manila_backup.types import MountedTree, RestoreMode
+from manila_backup.types import MountedTree, Parallelism, RestoreMode
 
 _NAMED_PROBLEMS = 3
 
@@ -40,6 +40,7 @@ class Restoration:
         mode: RestoreMode,
         control: Control,
         *,
+        parallelism: Parallelism,
         files: Files,
         disk: Disk,
     ) -> None:
@@ -47,6 +48,7 @@ class Restoration:
         self._target_fd = target_fd
         self._mode = mode
         self._control = control
+        self._parallelism = parallelism
         self._files = files
         self._disk = disk
 
@@ -108,7 +110,11 @@ class Restoration:
                 self._stored.entries,
                 self._stored.data_fd,
                 self._target_fd,
-                CopyOptions(delete=self._mode is RestoreMode.EXACT),
+                CopyOptions(
+                    delete=self._mode is RestoreMode.EXACT,
+                    processes=self._parallelism.processes,
+                    threads=self._parallelism.threads,
+                ),
                 progress=meter,
                 cancelled=self._control.cancelled,
                 files=self._files,

@@ -29,7 +29,7 @@ from manila_backup.data.drivers.layout import (
     opened,
 )
 from manila_backup.exception import InvalidBackup
-from manila_backup.types import BackupDescription, BackupRef, Counters
+from manila_backup.types import BackupDescription, BackupRef, Counters, Parallelism
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_MODE = 0o600
@@ -66,6 +66,7 @@ class NewEpoch:
     def copy(
         self,
         source_fd: int,
+        parallelism: Parallelism,
         *,
         progress: Callable[[Counters], None],
         cancelled: Callable[[], bool],
@@ -80,7 +81,11 @@ class NewEpoch:
             result = copy_tree(
                 source_fd,
                 data_fd,
-                CopyOptions(plain_target=True),
+                CopyOptions(
+                    plain_target=True,
+                    processes=parallelism.processes,
+                    threads=parallelism.threads,
+                ),
                 catalog=catalog,
                 progress=progress,
                 cancelled=cancelled,

@@ -28,9 +28,12 @@ from manila_backup.types import (
     BackupDescription,
     BackupRef,
     MountedTree,
+    Parallelism,
     RestoreMode,
     StoredBackup,
 )
+
+ONE = Parallelism()
 
 _CATALOG_ENTRY_BYTES = 256
 _MARGIN_BYTES = 64 << 10
@@ -50,12 +53,14 @@ class TreeDriver:
         root: str,
         *,
         mount_id: int | None = None,
+        parallelism: Parallelism = ONE,
         files: Files = SYSTEM,
         disk: Disk = DISK,
     ) -> None:
         self.capabilities = Capabilities(restore_to_target=True, merge=True, checksums=True)
         self._root_path = root
         self._mount_id = mount_id
+        self._parallelism = parallelism
         self._files = files
         self._disk = disk
 
@@ -88,7 +93,9 @@ class TreeDriver:
         meter: Meter,
         control: Control,
     ) -> Manifest:
-        result, catalog = epoch.copy(source_fd, progress=meter, cancelled=control.cancelled)
+        result, catalog = epoch.copy(
+            source_fd, self._parallelism, progress=meter, cancelled=control.cancelled
+        )
         manifest = Manifest(
             description=description,
             catalog=catalog,
@@ -123,7 +130,13 @@ class TreeDriver:
             _refuse_nested(target_fd, root_fd)
             restoring.require_writable(target, target_fd)
             restoration = restoring.Restoration(
-                stored, target_fd, mode, control, files=self._files, disk=self._disk
+                stored,
+                target_fd,
+                mode,
+                control,
+                parallelism=self._parallelism,
+                files=self._files,
+                disk=self._disk,
             )
             restoration.check()
             control.about_to_write()

@@ -122,7 +122,7 @@ class TestControl:
     def test_progress_moves_for_empty_files_too(self, driver: BackupDriver, tmp_path: Path) -> None:
         source = tmp_path / "empties"
         source.mkdir()
-        for number in range(20):
+        for number in range(400):
             (source / f"{number}").write_bytes(b"")
         watch = Watch()
         back_up(driver, source, watch=watch)

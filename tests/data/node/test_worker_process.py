@@ -23,7 +23,7 @@ from manila_backup.data import worker_process
 from manila_backup.data.drivers.base import Progress
 from manila_backup.data.task import Task
 from manila_backup.data.worker_process import Hooks, ProcessId, kill_group
-from manila_backup.types import BackupRef
+from manila_backup.types import BackupRef, Parallelism
 from tests.data.drivers.trees import mounted
 from tests.data.node.faulty import LIMIT_S, WorkerFaults, wait_for
 from tests.data.node.faulty_driver import DRIVER, REPORTS
@@ -60,6 +60,7 @@ class Watch:
 def task(store: Path, method: str, *arguments: Any, driver: str = DRIVER) -> Task:
     controlled = method not in ("scan", "inspect", "orphans")
     return Task(
+        parallelism=Parallelism(),
         driver=driver,
         root=mounted(store),
         method=method,

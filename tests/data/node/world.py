@@ -34,7 +34,7 @@ from manila_backup.states import (
     ShareEvent,
     ShareStatus,
 )
-from manila_backup.types import AccessLevel, Mount, RestoreMode
+from manila_backup.types import AccessLevel, Mount, Parallelism, RestoreMode
 from tests.data.drivers.trees import describe, fill
 from tests.data.node.faulty import Provider, Runner, Steps, WorkerFaults
 from tests.data.node.faulty_driver import DRIVER
@@ -70,6 +70,7 @@ class World:
             driver=DRIVER,
             backup_mount=Mount(proto=self._proto, export=str(self.backup_share)),
             max_operations=2,
+            parallelism=Parallelism(),
             max_attempts=3,
             retry_delay_s=0.0,
             lease_s=3600.0,

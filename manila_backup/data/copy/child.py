@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process of a parallel copy: ``python -m manila_backup.data.copy.child SOCKET BOARD PARENT``.
+
+It talks pickles over the socket, with nobody but its parent: first the :class:`Setup`, then
+numbered tasks; back come their numbers with what became of them. It dies with its parent: by
+PDEATHSIG when the parent's thread goes, and by end of file on the socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from manila_backup.data.copy.base import CopyOptions
+from manila_backup.data.copy.board import Board
+from manila_backup.data.copy.crew import ThreadTeam, Worker
+from manila_backup.data.copy.notes import Pulse
+from manila_backup.data.copy.sysio import SYSTEM
+
+PR_SET_PDEATHSIG = 1
+WINDOW = 8
+"""Directories kept open per tree and thread: there may be many threads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What the workers of a process are to work on; the fds are inherited. ``kind`` is ``copy`` or
+    ``restore``; ``first_slot`` and ``slots`` are of the :class:`Board`."""
+
+    kind: str
+    source_fd: int
+    target_fd: int
+    options: CopyOptions
+    hashing: bool
+    first_slot: int = 0
+    slots: int = 0
+
+    def worker(self, pulse: Pulse, *, window: int = WINDOW) -> Worker[Any]:
+        """:raises OSError: the roots cannot be looked at."""
+        if self.kind == "copy":
+            from manila_backup.data.copy.copier import Copier
+
+            return Copier(
+                self.source_fd,
+                self.target_fd,
+                self.options,
+                pulse,
+                hashing=self.hashing,
+                share=True,
+                files=SYSTEM,
+                window=window,
+            )
+        from manila_backup.data.copy.layer import Layer
+
+        return Layer(
+            self.source_fd, self.target_fd, self.options, pulse, files=SYSTEM, window=window
+        )
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when the parent's thread ends; at once if it is gone."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def main(argv: list[str]) -> None:
+    connection, board_fd = Connection(int(argv[0])), int(argv[1])
+    die_with_parent(int(argv[2]))
+    # Whoever stops the parent from a terminal lets it stop us in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(0)
+    os.chdir("/")
+    try:
+        setup: Setup = connection.recv()
+        board = Board(board_fd, setup.slots)
+        _serve(connection, setup, board)
+    except (EOFError, OSError):
+        # The parent is gone, or has given us up: nothing may be written any more.
+        os._exit(1)
+
+
+def _serve(connection: Connection, setup: Setup, board: Board) -> None:
+    lock = threading.Lock()
+
+    def done(number: int, result: object) -> None:
+        with lock, contextlib.suppress(BrokenPipeError):
+            connection.send((number, result))
+
+    team = ThreadTeam(
+        setup.worker,
+        setup.options.threads,
+        cancelled=board.is_stopped,
+        live=lambda index, figure: board.put(setup.first_slot + index, figure),
+        done=done,
+    )
+    # What there is by now stays: no need to look at it again at each collection.
+    gc.freeze()
+    while (item := connection.recv()) is not None:
+        team.submit(*item)
+    team.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,633 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker of a live-tree copy: does one task after another, each within one directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from manila_backup.data.catalog import codec
+from manila_backup.data.catalog.entry import Entry, EntryType
+from manila_backup.data.catalog.pieces import single
+from manila_backup.data.copy.attributes import Attributes, storable_time
+from manila_backup.data.copy.base import CopyOptions
+from manila_backup.data.copy.content import Copied, Mover
+from manila_backup.data.copy.dirstack import (
+    DirStack,
+    Identity,
+    Lock,
+    NotTheDirectory,
+    OtherMount,
+    identity_of,
+)
+from manila_backup.data.copy.errors import TargetFailed, copy_failed, target_errors
+from manila_backup.data.copy.listing import SortedNames, Spill
+from manila_backup.data.copy.notes import Notes, Pulse
+from manila_backup.data.copy.remove import Remover
+from manila_backup.data.copy.small import SMALL_BYTES, NewFile, SmallFile, SmallFiles
+from manila_backup.data.copy.source import OpenEntry, SourceFiles, Swapped, type_of
+from manila_backup.data.copy.sysio import Files, Kind
+from manila_backup.data.copy.target import CannotLink, Held, Mounted, Raced, Target
+from manila_backup.data.copy.tasks import (
+    CopyDirectory,
+    CopyNames,
+    Directory,
+    Entered,
+    FinishDirectory,
+    Large,
+    LayEntries,
+    Linked,
+    LinkMade,
+    MakeLink,
+    Name,
+    NotEntered,
+    Outcome,
+    Record,
+    Task,
+    Whole,
+)
+from manila_backup.data.copy.walk import GONE, is_ignored
+
+LOOKS = 2
+"""How often an entry that turns out to be something else is looked at."""
+
+LISTED_NAMES = 20_000
+"""A worker lists no larger directories: their names would have to be held in memory."""
+
+_CANCEL_NAMES = 4096
+
+_SLICE = 32
+"""Small files read before they are written; their content is held meanwhile."""
+
+LARGE_BYTES = 64 << 20
+"""Files from this size are tasks of their own."""
+
+_SHARE_BYTES = 32 << 20
+"""After so much content a task gives back what is left of it, for others to take."""
+
+_SPECIAL_BITS = 0o6000
+
+
+class Copier:
+    """Works on one source and one target; not to be shared by threads.
+
+    ``hashing``: make entries for a catalog, with checksums. ``share``: others may take a part of
+    the work, so long tasks are cut short and large files left.
+    """
+
+    def __init__(
+        self,
+        source_fd: int,
+        target_fd: int,
+        options: CopyOptions,
+        pulse: Pulse,
+        *,
+        hashing: bool,
+        share: bool,
+        files: Files,
+        window: int,
+    ) -> None:
+        """:raises OSError: the roots cannot be looked at."""
+        self._share = share
+        self._options = options
+        self._pulse = pulse
+        self._hashing = hashing
+        self._files = files
+        self._is_root = os.geteuid() == 0
+        self._dirs = DirStack(source_fd, files, lock=Lock.PUT_BACK, window=window)
+        self._source = SourceFiles(files, is_root=self._is_root)
+        self._target = Target(
+            target_fd, options, files=files, cancelled=pulse.cancelled, window=window
+        )
+        self._small = SmallFiles(files)
+        self._holds_small = options.read_ahead_bytes >= SMALL_BYTES
+        self._mover = Mover(files, options.read_ahead_bytes, pulse.content)
+        self._remover = Remover(files=files, cancelled=pulse.cancelled, keep=True)
+
+    def do(self, task: Task) -> Outcome:
+        """:raises CopyFailed: :raises Cancelled:"""
+        notes = self._pulse.start()
+        self._pulse.entry()
+        match task:
+            case CopyDirectory():
+                return self._copy_directory(task, notes)
+            case CopyNames():
+                return self._copy_names(task, notes)
+            case MakeLink():
+                return Outcome(notes=notes, answer=self._make_link(task))
+            case FinishDirectory():
+                self._finish(task, notes)
+                return Outcome(notes=notes)
+            case LayEntries():
+                raise TypeError("a copy has no catalog to lay")
+
+    def close(self) -> None:
+        self._dirs.close()
+        self._target.close()
+
+    # --- directories ------------------------------------------------------------------------------
+
+    def _copy_directory(self, task: CopyDirectory, notes: Notes) -> Outcome:
+        path = task.path
+        try:
+            opened = self._enter(path, task.parent)
+        except NotTheDirectory:
+            notes.skip(path)
+            return Outcome(notes=notes, answer=NotEntered.GONE)
+        except Swapped:
+            return Outcome(notes=notes, answer=NotEntered.OTHER_TYPE)
+        except OSError as error:
+            if error.errno not in GONE and not self._is_stale(error, path):
+                raise copy_failed(path, error) from error
+            if not path:
+                raise copy_failed(path, error) from error
+            notes.skip(path)
+            return Outcome(notes=notes, answer=NotEntered.GONE)
+        covered = opened.fd < 0
+        wanted = Attributes.of_stat(opened.stat, opened.xattrs)
+        made = self._checked(path, lambda: self._target.directory(path, wanted))
+        notes.directories += 1
+        entry = entry_of(path, EntryType.DIRECTORY, opened.stat, wanted)
+        entry = self._noted(entry, wanted.lost, made.held, notes)
+        directory = Directory(
+            path=path,
+            source=identity_of(opened.stat),
+            target=made.identity,
+            fresh=not made.reused or (self._options.delete and covered),
+        )
+        answer = Entered(
+            directory=directory, entry=entry, wanted=wanted, losses=made.held.losses, names=[]
+        )
+        if covered:
+            notes.warnings += 1
+            self._prune(directory, ())
+            return Outcome(notes=notes, answer=answer)
+        names = self._list(opened.fd, path)
+        if names is None:
+            return Outcome(notes=notes, answer=dataclasses.replace(answer, names=None))
+        self._prune(directory, (name for name, _ in names))
+        records = self._copy(directory, opened.fd, names[: task.limit], notes)
+        rest = records.left + names[task.limit :]
+        answer = dataclasses.replace(answer, names=rest)
+        return Outcome(notes=notes, records=records.done, answer=answer)
+
+    def _enter(self, path: bytes, parent: Identity | None) -> OpenEntry:
+        """The directory with its attributes; the fd is the stack's, and -1 under another mount.
+
+        :raises NotTheDirectory: its parent is another one by now, or covered by a mount.
+        :raises Swapped: it is no directory.
+        :raises OSError: ENOENT if it or its parent has vanished.
+        """
+        name = path.rpartition(b"/")[2] or b"."
+        try:
+            parent_fd = self._dirs.enter(path.rpartition(b"/")[0], parent)
+        except OtherMount:
+            raise NotTheDirectory from None
+        except OSError as error:
+            if error.errno in GONE:
+                raise NotTheDirectory from error
+            raise
+        with self._source.opened(name, parent_fd, EntryType.DIRECTORY) as opened:
+            pass
+        try:
+            fd = self._dirs.enter(path, identity_of(opened.stat))
+        except OtherMount:
+            return dataclasses.replace(opened, fd=-1)
+        return dataclasses.replace(opened, fd=fd)
+
+    def _list(self, fd: int, path: bytes) -> list[Name] | None:
+        """None: there are too many."""
+        names: list[Name] = []
+        try:
+            for name, kind in self._files.names(fd):
+                if is_ignored(name, is_root=not path):
+                    continue
+                names.append((name, kind))
+                if len(names) > LISTED_NAMES:
+                    return None
+        except OSError as error:
+            if error.errno == errno.ENOENT or self._is_stale(error, path):
+                return []  # it was removed after it was entered
+            raise copy_failed(path, error) from error
+        names.sort()
+        return names
+
+    def list_all(self, directory: Directory) -> Iterator[Name]:
+        """The names of a very large directory in order; pruned first, if that is asked for.
+
+        Read into memory and temporary files by the first step.
+        :raises CopyFailed:
+        """
+        self._pulse.start()
+        if self._options.delete and not directory.fresh:
+            self._prune(directory, (name for name, _ in self._sorted(directory)))
+        yield from self._sorted(directory)
+
+    def _sorted(self, directory: Directory) -> Iterator[Name]:
+        spill = Spill()
+        try:
+            fd = self._dirs.enter(directory.path, directory.source)
+            found = SortedNames(self._packed(fd, directory), spill)
+            while (packed := found.next) is not None:
+                found.advance()
+                yield packed[:-2], Kind(packed[-1])
+        except (NotTheDirectory, OtherMount):
+            self._pulse.notes.skip(directory.path)
+        except OSError as error:
+            raise copy_failed(directory.path, error) from error
+        finally:
+            spill.close()
+
+    def _packed(self, fd: int, directory: Directory) -> Iterator[bytes]:
+        """Names with their kinds, such that they sort as the names do."""
+        for number, (name, kind) in enumerate(self._files.names(fd)):
+            if number % _CANCEL_NAMES == 0:
+                self._pulse.check()
+            if not is_ignored(name, is_root=not directory.path):
+                yield b"%b\0%c" % (name, kind)
+
+    def _prune(self, directory: Directory, wanted: Iterable[bytes]) -> None:
+        if directory.fresh or not self._options.delete:
+            return
+        root = not directory.path
+        spill = Spill()
+        try:
+            with target_errors():
+                fd = self._target.enter(directory.path, directory.target)
+                found = SortedNames((name for name, _ in self._files.names(fd)), spill)
+            left = iter(wanted)
+            following = next(left, None)
+            while (name := found.next) is not None:
+                found.advance()
+                while following is not None and following < name:
+                    following = next(left, None)
+                if following != name and not is_ignored(name, is_root=root):
+                    self._remove(directory, fd, name)
+        except TargetFailed as failed:
+            raise copy_failed(directory.path, failed.error) from failed
+        except (Raced, Mounted) as raced:
+            raise copy_failed(directory.path, Raced().error) from raced
+        finally:
+            spill.close()
+
+    def _remove(self, directory: Directory, fd: int, name: bytes) -> None:
+        path = directory.path + b"/" + name if directory.path else name
+        removed_before = self._remover.removed
+        gone = self._remover.remove(fd, name, path=path)
+        notes = self._pulse.notes
+        notes.deleted += self._remover.removed - removed_before
+        if not gone:  # a mount, or a file that an NFS client has open, is in it
+            notes.warnings += 1
+        self._pulse.entry()
+
+    def _finish(self, task: FinishDirectory, notes: Notes) -> None:
+        more = self._checked(
+            task.path,
+            lambda: self._target.finish(
+                task.path, task.target, task.wanted, task.losses, strip=task.strip
+            ),
+        )
+        notes.lose(task.path, more)
+
+    # --- the entries of a directory ---------------------------------------------------------------
+
+    def _copy_names(self, task: CopyNames, notes: Notes) -> Outcome:
+        path = task.directory.path
+        try:
+            fd = self._dirs.enter(path, task.directory.source)
+        except (NotTheDirectory, OtherMount):
+            notes.skip(path)
+            return Outcome(notes=notes)
+        except OSError as error:
+            if error.errno not in GONE and not self._is_stale(error, path):
+                raise copy_failed(path, error) from error
+            notes.skip(path)
+            return Outcome(notes=notes)
+        records = self._copy(
+            task.directory, fd, task.names, notes, whole=task.whole, large=task.large
+        )
+        return Outcome(notes=notes, records=records.done, rest=records.left)
+
+    def _copy(
+        self,
+        directory: Directory,
+        fd: int,
+        names: list[Name],
+        notes: Notes,
+        *,
+        whole: bool = False,
+        large: bool = False,
+    ) -> _Records:
+        """Copy some entries in order, slice by slice."""
+        records = _Records()
+        for start in range(0, len(names), _SLICE):
+            if self._share and notes.bytes > _SHARE_BYTES:
+                records.left = names[start:]
+                break
+            part = names[start : start + _SLICE]
+            small = {} if whole else self._copy_small(directory, fd, part, notes)
+            for name, kind in part:
+                if name in small:
+                    if self._hashing:
+                        records.done.append((name, small[name]))
+                elif kind is Kind.DIRECTORY:
+                    records.done.append((name, kind))
+                else:
+                    record = self._copy_entry(directory, fd, name, notes, whole=whole, large=large)
+                    if record is not None:
+                        records.done.append((name, record))
+        return records
+
+    def _copy_small(
+        self, directory: Directory, fd: int, names: list[Name], notes: Notes
+    ) -> dict[bytes, bytes]:
+        """Copy what are small files without anything particular about them: name to encoded entry
+        (empty without a catalog). The others are for :meth:`_copy_entry`, be it to find out why.
+        """
+        todo = [name for name, kind in names if kind is Kind.FILE] if self._holds_small else []
+        prefix = directory.path + b"/" if directory.path else b""
+        done: dict[bytes, bytes] = {}
+        while todo:
+            found = self._small.read(fd, todo, self._pulse.cancelled)
+            chosen = [
+                (name, file)
+                for name, file in zip(todo, found, strict=False)
+                if file is not None and (self._is_root or file.mode & 0o400)
+            ]
+            todo = todo[len(found) :]
+            if chosen:
+                self._write_small(directory, prefix, chosen, done, notes)
+            self._pulse.entry()
+            if not found:
+                break
+        return done
+
+    def _write_small(
+        self,
+        directory: Directory,
+        prefix: bytes,
+        chosen: list[tuple[bytes, SmallFile]],
+        done: dict[bytes, bytes],
+        notes: Notes,
+    ) -> None:
+        mask = ~_SPECIAL_BITS if self._options.plain_target else ~0
+        items = [
+            NewFile(name, file[8], file[0] & mask, file[1], file[2], file[4], file[7])
+            for name, file in chosen
+        ]
+        try:
+            target_fd = self._target.enter(directory.path, directory.target)
+        except (TargetFailed, Raced, Mounted):
+            return  # the careful way says why
+        if not directory.fresh:
+            self._make_way(target_fd, items)
+        written = self._small.write(target_fd, items, self._pulse.cancelled)
+        for (name, file), ok in zip(chosen, written, strict=False):
+            if not ok:
+                continue
+            size = file[3]
+            notes.files += 1
+            notes.bytes += size
+            notes.logical_bytes += size
+            done[name] = self._encoded_small(prefix + name, file) if self._hashing else b""
+
+    def _make_way(self, target_fd: int, items: list[NewFile]) -> None:
+        """What is there already is replaced. What cannot just be unlinked, the careful way deals
+        with."""
+        for item in items:
+            try:
+                self._files.unlink(item[0], target_fd)
+            except OSError:
+                continue
+
+    def _encoded_small(self, path: bytes, file: SmallFile) -> bytes:
+        mode, uid, gid, size, mtime_ns, ctime_ns, inode, xattrs, content = file
+        pieces, root = single(content)
+        losses = ("mode",) if self._options.plain_target and mode & _SPECIAL_BITS else ()
+        return codec.encode_file(
+            path, mode, uid, gid, mtime_ns, ctime_ns, inode, size, xattrs, pieces, root, losses
+        )
+
+    # --- one entry, the careful way ---------------------------------------------------------------
+
+    def _copy_entry(
+        self,
+        directory: Directory,
+        fd: int,
+        name: bytes,
+        notes: Notes,
+        *,
+        whole: bool,
+        large: bool,
+    ) -> Any:
+        """Copy it as what it is; if it is not what it was, look once more. Answers its record."""
+        path = directory.path + b"/" + name if directory.path else name
+        bytes_before = notes.bytes
+        self._pulse.entry()
+        try:
+            for _ in range(LOOKS):
+                info = self._files.lstat(name, fd)
+                try:
+                    if self._leaves(info, whole=whole, large=large):
+                        return Large(size=info.st_size)
+                    return self._copy_as(path, fd, info, notes, whole=whole)
+                except Swapped:
+                    notes.bytes = bytes_before
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ESTALE or self._is_there(name, fd, identity_of(info)):
+                raise copy_failed(path, error) from error
+        notes.bytes = bytes_before
+        notes.skip(path)
+        return None
+
+    def _leaves(self, info: os.stat_result, *, whole: bool, large: bool) -> bool:
+        """Whether to leave a file for a task of its own."""
+        if whole or large or not self._share or info.st_size < LARGE_BYTES:
+            return False
+        return stat.S_ISREG(info.st_mode) and info.st_nlink == 1
+
+    def _copy_as(
+        self,
+        path: bytes,
+        fd: int,
+        info: os.stat_result,
+        notes: Notes,
+        *,
+        whole: bool,
+    ) -> Any:
+        name = path.rpartition(b"/")[2]
+        type_ = type_of(info)
+        if type_ is EntryType.DIRECTORY:
+            return Kind.DIRECTORY
+        if info.st_nlink > 1 and not whole:
+            return Linked(
+                inode=identity_of(info),
+                type=type_,
+                size=info.st_size,
+                mtime_ns=storable_time(info.st_mtime_ns),
+            )
+        with self._source.opened(name, fd, type_) as opened:
+            if type_ is EntryType.FILE:
+                entry, made = self._checked(path, lambda: self._copy_file(path, opened, notes))
+            else:
+                entry, made = self._checked(
+                    path, lambda: self._copy_special(path, opened, type_, notes)
+                )
+        if whole:
+            return Whole(entry=entry, links=opened.stat.st_nlink, made=made)
+        return encoded(entry) if self._hashing else None
+
+    def _copy_special(
+        self, path: bytes, opened: OpenEntry, type_: EntryType, notes: Notes
+    ) -> tuple[Entry, Identity | None]:
+        wanted = Attributes.of_stat(opened.stat, opened.xattrs)
+        entry = entry_of(path, type_, opened.stat, wanted)
+        if type_ is EntryType.SYMLINK:
+            link_target = self._files.readlink(opened.fd)
+            entry = dataclasses.replace(entry, link_target=link_target, size=len(link_target))
+            held = self._target.symlink(path, link_target, wanted)
+        else:
+            held = self._target.special(path, type_, opened.stat.st_rdev, wanted)
+        notes.others += 1
+        return self._noted(entry, wanted.lost, held, notes), held.made
+
+    def _copy_file(
+        self, path: bytes, opened: OpenEntry, notes: Notes
+    ) -> tuple[Entry, Identity | None]:
+        with self._target.new_file(path) as new:
+            seen, copied, changed = self._copy_content(opened, new.fd, notes)
+            wanted = Attributes.of_stat(seen.stat, seen.xattrs)
+            held = self._target.seal(new.fd, wanted)
+        notes.files += 1
+        notes.logical_bytes += copied.size
+        if changed:
+            notes.change(path)
+        entry = dataclasses.replace(
+            entry_of(path, EntryType.FILE, seen.stat, wanted),
+            size=copied.size,
+            content=copied.content,
+            changed=changed,
+        )
+        return self._noted(entry, wanted.lost, held, notes), new.identity
+
+    def _copy_content(
+        self, opened: OpenEntry, target: int, notes: Notes
+    ) -> tuple[OpenEntry, Copied, bool]:
+        """What was copied, as it looked before; and whether it changed meanwhile, twice."""
+        copied = self._move(opened, target)
+        if not copied.cut_short and self._is_unchanged(opened):
+            return opened, copied, False
+        notes.bytes -= copied.bytes
+        with target_errors():
+            self._files.truncate(target, 0)
+        again = self._source.again(opened)
+        copied = self._move(again, target)
+        return again, copied, copied.cut_short or not self._is_unchanged(again)
+
+    def _move(self, opened: OpenEntry, target: int) -> Copied:
+        if self._options.reflink and not self._hashing:
+            cloned = self._mover.clone(opened.fd, target)
+            if cloned is not None:
+                return cloned
+        return self._mover.copy(opened.fd, target, opened.stat.st_size, hashing=self._hashing)
+
+    def _is_unchanged(self, opened: OpenEntry) -> bool:
+        before, after = opened.stat, self._files.fstat(opened.fd)
+        return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+            after.st_size,
+            after.st_mtime_ns,
+            after.st_ctime_ns,
+        )
+
+    def _make_link(self, task: MakeLink) -> LinkMade:
+        path = task.path
+
+        def link() -> bool:
+            return self._target.link(path, task.first, task.inode)
+
+        try:
+            return LinkMade.YES if self._checked(path, link) else LinkMade.FIRST_GONE
+        except CannotLink:
+            return LinkMade.IMPOSSIBLE
+
+    # --- common -----------------------------------------------------------------------------------
+
+    def _noted(self, entry: Entry, unread: tuple[str, ...], held: Held, notes: Notes) -> Entry:
+        """Count what was lost, and record it in the entry."""
+        if not unread and not held.losses and not held.left_out:
+            return entry
+        notes.lose(entry.path, dict.fromkeys(held.losses + unread))
+        return dataclasses.replace(entry, losses=tuple(dict.fromkeys(held.labels() + unread)))
+
+    def _checked(self, path: bytes, act: Callable[[], Any]) -> Any:
+        """Failures of the target are the operation's, whoever raced with it."""
+        try:
+            return act()
+        except TargetFailed as failed:
+            raise copy_failed(path, failed.error) from failed
+        except Raced as raced:
+            raise copy_failed(path, raced.error) from raced
+        except Mounted:
+            busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            raise copy_failed(path, busy) from None
+
+    def _is_stale(self, error: OSError, path: bytes) -> bool:
+        """Whether this is how an NFS client says that another one has removed the directory."""
+        if error.errno != errno.ESTALE or not path:
+            return False
+        try:
+            self._dirs.enter(b"")
+            self._dirs.enter(path)
+        except (NotTheDirectory, OtherMount):
+            return True
+        except OSError as again:
+            return again.errno in GONE
+        return False
+
+    def _is_there(self, name: bytes, fd: int, inode: Identity) -> bool:
+        """After ESTALE: another NFS client may have removed the file while it was read."""
+        try:
+            info = self._files.lstat(name, fd)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return identity_of(info) == inode
+
+
+class _Records:
+    """``left``: names that were not come to."""
+
+    def __init__(self) -> None:
+        self.done: list[Record] = []
+        self.left: list[Name] = []
+
+
+def encoded(entry: Entry) -> bytes:
+    """:raises CopyFailed: the format cannot hold it."""
+    try:
+        return codec.encode(entry)
+    except (ValueError, OverflowError) as error:
+        too_big = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        raise copy_failed(entry.path, too_big) from error
+
+
+def entry_of(path: bytes, type_: EntryType, info: os.stat_result, wanted: Attributes) -> Entry:
+    return Entry(
+        path=path,
+        type=type_,
+        mode=wanted.mode,
+        uid=wanted.uid,
+        gid=wanted.gid,
+        mtime_ns=wanted.mtime_ns,
+        ctime_ns=storable_time(info.st_ctime_ns),
+        inode=info.st_ino,
+        rdev=info.st_rdev,
+        xattrs=wanted.xattrs,
+    )

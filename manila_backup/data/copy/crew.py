@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who does the tasks of a copy: one worker in the caller's thread, or several in threads."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from manila_backup.data.copy.notes import Notes, Pulse
+from manila_backup.data.copy.tasks import Outcome
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+Done = tuple[int, Outcome | BaseException]
+"""A task's number, and what became of it."""
+
+
+class Worker(Protocol[T_contra]):
+    """Does tasks one by one; used by one thread."""
+
+    def do(self, task: T_contra, /) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+
+class Crew(Protocol[T_contra]):
+    """Takes numbered tasks and gives back what became of them, in any order."""
+
+    @property
+    def room(self) -> int:
+        """How many more tasks can usefully be submitted now; at least one if none is in work."""
+
+    @property
+    def in_work(self) -> int: ...
+
+    @property
+    def wide(self) -> bool:
+        """Whether there are so many workers that tasks should be small."""
+
+    def submit(self, number: int, task: T_contra) -> None: ...
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        """What was done, at least one unless the time is up or nothing is in work."""
+
+    def live_bytes(self) -> int:
+        """Content that the tasks in work have moved so far."""
+
+    def close(self) -> None:
+        """Stop: tasks in work end with Cancelled, unless they end first. Waits for it."""
+
+
+MakeWorker = Callable[[Pulse], Worker[T]]
+
+
+class InlineCrew(Generic[T]):
+    """One worker; a task is done while the coordinator waits for it."""
+
+    def __init__(self, worker: Worker[T]) -> None:
+        self._worker = worker
+        self._task: tuple[int, T] | None = None
+        self.wide = False
+
+    @property
+    def room(self) -> int:
+        return 0 if self._task else 1
+
+    @property
+    def in_work(self) -> int:
+        return 1 if self._task else 0
+
+    def submit(self, number: int, task: T) -> None:
+        self._task = number, task
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        if self._task is None:
+            return []
+        number, task = self._task
+        self._task = None
+        return [(number, self._worker.do(task))]
+
+    def live_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def timed(worker: Worker[T], task: T) -> Outcome:
+    """Do the task and say what it took of this thread's time."""
+    cpu_s, wall_s = time.thread_time(), time.perf_counter()
+    outcome = worker.do(task)
+    outcome.cpu_s = time.thread_time() - cpu_s
+    outcome.wall_s = time.perf_counter() - wall_s
+    return outcome
+
+
+class ThreadTeam(Generic[T]):
+    """Threads of this process that share a queue; started as they are needed, up to ``threads``.
+
+    ``done`` is called by the working thread with each result, also with errors.
+    """
+
+    def __init__(
+        self,
+        make_worker: MakeWorker[T],
+        threads: int,
+        *,
+        cancelled: Callable[[], bool],
+        live: Callable[[int, int], None],
+        done: Callable[[int, Outcome | BaseException], None],
+    ) -> None:
+        """``live(index, bytes)``: what the thread's task has moved so far, 0 after it."""
+        self._make_worker = make_worker
+        self._limit = threads
+        self._cancelled = cancelled
+        self._live = live
+        self._done = done
+        self._tasks: queue.SimpleQueue[tuple[int, T] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._in_work = 0
+        self._lock = threading.Lock()
+
+    def submit(self, number: int, task: T) -> None:
+        with self._lock:
+            self._in_work += 1
+            wanted = min(self._in_work, self._limit)
+        if len(self._threads) < wanted:
+            thread = threading.Thread(
+                target=self._run, args=(len(self._threads),), name="copy", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        self._tasks.put((number, task))
+
+    def close(self) -> None:
+        """Waits for the threads; the caller has seen to it that ``cancelled`` says so."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, index: int) -> None:
+        def live(notes: Notes) -> None:
+            self._live(index, notes.bytes)
+
+        worker: Worker[T] | None = None
+        try:
+            while (item := self._tasks.get()) is not None:
+                result: Outcome | BaseException
+                try:
+                    if worker is None:
+                        worker = self._make_worker(Pulse(self._cancelled, live))
+                    result = timed(worker, item[1])
+                except BaseException as error:  # noqa: BLE001 - handed to the coordinator
+                    result = error
+                self._live(index, 0)
+                with self._lock:
+                    self._in_work -= 1
+                self._done(item[0], result)
+        finally:
+            if worker is not None:
+                worker.close()

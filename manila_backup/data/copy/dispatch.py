@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The coordinator's desk: tasks out to the crew, outcomes back to whoever waits for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from manila_backup.data.copy.crew import Crew, InlineCrew
+from manila_backup.data.copy.notes import Notes
+from manila_backup.data.copy.tally import Tally
+from manila_backup.data.copy.tasks import Outcome, Task
+from manila_backup.exception import Cancelled
+
+_WAIT_S = 0.2
+"""How long nobody asks whether to cancel, at most."""
+
+Handler = Callable[[Outcome], None]
+
+
+class Dispatch:
+    """Begins with one worker in the caller's thread; :meth:`spread` starts a larger crew.
+
+    Handlers are called in :meth:`collect`, in the coordinator's thread; they may add tasks.
+    """
+
+    def __init__(
+        self,
+        inline: InlineCrew[Task],
+        start: Callable[[], Crew[Task]] | None,
+        tally: Tally,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """``start`` None: there is to be no larger crew. The inline one stays the caller's."""
+        self._inline = inline
+        self._crew: Crew[Task] = inline
+        self._start = start
+        self._tally = tally
+        self._cancelled = cancelled
+        self._queue: deque[tuple[Task, Handler]] = deque()
+        self._handlers: dict[int, Handler] = {}
+        self._number = 0
+
+    @property
+    def wide(self) -> bool:
+        """Whether there are so many workers that tasks should be small."""
+        return self._crew.wide
+
+    @property
+    def in_work(self) -> int:
+        return len(self._handlers)
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def room(self) -> int:
+        """How many more tasks than those queued can be in work."""
+        return self._crew.room - len(self._queue)
+
+    def add(self, task: Task, handler: Handler) -> None:
+        self._queue.append((task, handler))
+
+    def spread(self) -> None:
+        """There is much to do. Does nothing when it was called before."""
+        if self._start is not None and not self._handlers:
+            self._crew, self._start = self._start(), None
+
+    def submit(self) -> None:
+        """Hand out what there is room for."""
+        while self._queue and self._crew.room:
+            task, handler = self._queue.popleft()
+            self._number += 1
+            self._handlers[self._number] = handler
+            self._crew.submit(self._number, task)
+
+    def collect(self) -> None:
+        """Wait for outcomes, and call their handlers.
+
+        :raises CopyFailed: and whatever else a task has raised.
+        :raises Cancelled:
+        """
+        for number, result in self._crew.wait(_WAIT_S):
+            handler = self._handlers.pop(number)
+            if isinstance(result, BaseException):
+                raise result
+            self._tally.take(result.notes)
+            handler(result)
+        if self._crew is self._inline:
+            self._tally.report()
+            return
+        self._tally.live(Notes(bytes=self._crew.live_bytes()))
+        if self._cancelled():
+            raise Cancelled
+
+    def close(self) -> None:
+        """Stops what is in work and waits for its end."""
+        if self._crew is not self._inline:
+            self._crew.close()

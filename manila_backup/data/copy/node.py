@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the coordinator of a copy knows of a directory under way."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from manila_backup.data.copy.tasks import Entered, Name
+
+_NEAR = 64
+_APART = 1024
+"""Nodes that keep their whole path: those near the root, and further down one in so many. Else a
+tree of 100,000 levels would need gigabytes for the paths alone."""
+
+
+class State(Enum):
+    WAITING = 0
+    """Not known yet."""
+
+    ENTERED = 1
+
+    GONE = 2
+    """It vanished; nothing is recorded."""
+
+    INSTEAD = 3
+    """It turned out to be something else, which ``instead`` tells."""
+
+
+UNKNOWN = object()
+
+
+class Slot:
+    """What becomes of an entry that is not known yet: ``value`` is UNKNOWN, then None, an encoded
+    entry, a :class:`~.groups.Name` of a hard-linked inode, or a :class:`Node`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: Any = UNKNOWN
+
+
+class Chunk:
+    """Consecutive entries of a directory. ``records``: None while they are in work; ``tail``: the
+    entries that come right after them, split off."""
+
+    __slots__ = ("position", "records", "tail")
+
+    def __init__(self) -> None:
+        self.records: list[tuple[bytes, Any]] | None = None
+        self.position = 0
+        self.tail: Chunk | None = None
+
+
+class Names:
+    """The names of a directory that are left to be handed out, in order."""
+
+    def __init__(self, names: Iterator[Name]) -> None:
+        self._names = names
+        self._next = next(names, None)
+
+    @property
+    def next(self) -> bytes | None:
+        return self._next[0] if self._next is not None else None
+
+    def take(self, count: int) -> list[Name]:
+        if self._next is None:
+            return []
+        taken = [self._next, *itertools.islice(self._names, count - 1)]
+        self._next = next(self._names, None)
+        return taken
+
+
+class Node:
+    """``left``: what has to end before the directory can be finished: its own task, batches of its
+    names, directories in it, names of hard-linked files. ``chunks``: what the catalog still has to
+    get; no more will come when ``is_listed``.
+    """
+
+    __slots__ = (
+        "_path",
+        "chunks",
+        "depth",
+        "entered",
+        "instead",
+        "is_listed",
+        "left",
+        "looks",
+        "name",
+        "names",
+        "parent",
+        "state",
+    )
+
+    def __init__(self, parent: Node | None, name: bytes) -> None:
+        self.parent = parent
+        self.name = name
+        self.depth: int = parent.depth + 1 if parent is not None else 0
+        self.left = 1
+        self.looks = 1
+        self.state = State.WAITING
+        self.entered: Entered | None = None
+        self.instead = Slot()
+        self.names: Names | None = None
+        self.chunks: deque[Chunk] = deque()
+        self.is_listed = False
+        keeps = self.depth < _NEAR or self.depth % _APART == 0
+        self._path = self._joined() if keeps else None
+
+    @property
+    def path(self) -> bytes:
+        return self._path if self._path is not None else self._joined()
+
+    def _joined(self) -> bytes:
+        names = [self.name]
+        node = self.parent
+        while node is not None and node._path is None:
+            names.append(node.name)
+            node = node.parent
+        if node is not None and node._path:
+            names.append(node._path)
+        return b"/".join(reversed(names))
+
+    def path_of(self, name: bytes) -> bytes:
+        path = self.path
+        return path + b"/" + name if path else name

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A crew of processes with threads in each: processes against the CPU, threads against latency."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from manila_backup.data.copy.base import CopyOptions
+from manila_backup.data.copy.board import Board
+from manila_backup.data.copy.child import Setup
+from manila_backup.data.copy.crew import Done
+from manila_backup.data.copy.sysio import SYSTEM, Files
+from manila_backup.data.copy.tasks import Outcome
+from manila_backup.exception import CopyFailed
+
+_WINDOW_S = 0.1
+"""How often the number of threads is thought over."""
+
+_WIDE_THREADS = 3
+
+_STOP_GRACE_S = 5.0
+"""How long a task in work may take to see that it has to stop."""
+
+
+def is_parallel(options: CopyOptions, files: Files) -> bool:
+    """Whether processes may be started: not if the calls are watched, nor for an ordinary user."""
+    wanted = options.processes > 1 or options.threads > 1
+    return wanted and files is SYSTEM and os.geteuid() == 0
+
+
+@dataclass(slots=True)
+class _Member:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    numbers: set[int] = field(default_factory=set)
+
+
+class Throttle:
+    """How many threads per process are worth it.
+
+    A thread that mostly waits (its task took much more time than CPU) leaves the processor to
+    others: more of them hide the latency. Threads that compute only take turns: in Python they
+    even cost each other time. So the number is doubled while tasks wait and the processes do not
+    compute all the time, and goes down when they compute most of the time and still many threads
+    are there.
+    """
+
+    _WAITING = 0.2
+    _IDLE = 0.5
+    _BUSY = 0.9
+
+    def __init__(self, processes: int, limit: int, *, now_s: float) -> None:
+        self._processes = processes
+        self._limit = limit
+        self._since_s = now_s
+        self._cpu_s = 0.0
+        self._wall_s = 0.0
+        self.threads = 1
+
+    def done(self, outcome: Outcome, now_s: float) -> None:
+        """A task has ended."""
+        self._cpu_s += outcome.cpu_s
+        self._wall_s += outcome.wall_s
+        passed_s = now_s - self._since_s
+        if passed_s < _WINDOW_S or not self._wall_s:
+            return
+        computing = self._cpu_s / self._wall_s
+        used = self._cpu_s / (passed_s * self._processes)
+        if computing < self._WAITING and used < self._IDLE:
+            self.threads = min(self.threads * 2, self._limit)
+        elif used > self._BUSY and computing < 0.5:
+            self.threads = max(self.threads * 3 // 4, 1)
+        self._since_s, self._cpu_s, self._wall_s = now_s, 0.0, 0.0
+
+
+class ProcessCrew:
+    """Children that share two directory fds; see :class:`~.crew.Crew`.
+
+    A child that dies (the OOM killer, an operator) fails the operation: whatever it had in work
+    may be half done.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        """``setup`` with the number of processes and threads in its options."""
+        options = setup.options
+        slots = options.processes * options.threads
+        self._setup = replace(setup, slots=slots)
+        self._board = Board.create(slots)
+        self._members: list[_Member] = []
+        self._throttle = Throttle(options.processes, options.threads, now_s=time.perf_counter())
+        try:
+            for index in range(options.processes):
+                self._members.append(self._start(index))
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, index: int) -> _Member:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            fds = [theirs.fileno(), self._board.fd, self._setup.source_fd, self._setup.target_fd]
+            arguments = [str(fds[0]), str(fds[1]), str(os.getpid())]
+            process = subprocess.Popen(
+                # -P: what lies in the working directory is not imported.
+                [sys.executable, "-P", "-m", "manila_backup.data.copy.child", *arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=fds,
+            )
+            member = _Member(process, Connection(ours.detach()))
+        member.connection.send(replace(self._setup, first_slot=index * self._setup.options.threads))
+        return member
+
+    # --- tasks ------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        # One more each than are in work, so that no process waits for its next task.
+        return max(len(self._members) * (self._throttle.threads + 1) - self.in_work, 0)
+
+    @property
+    def in_work(self) -> int:
+        return sum(len(member.numbers) for member in self._members)
+
+    @property
+    def wide(self) -> bool:
+        return self._throttle.threads > _WIDE_THREADS
+
+    def submit(self, number: int, task: Any) -> None:
+        member = min(self._members, key=lambda member: len(member.numbers))
+        member.numbers.add(number)
+        try:
+            member.connection.send((number, task))
+        except OSError:
+            raise self._died(member) from None
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        poll = select.poll()
+        by_fd = {}
+        for member in self._members:
+            if member.numbers:
+                by_fd[member.connection.fileno()] = member
+                poll.register(member.connection.fileno(), select.POLLIN)
+        if not by_fd:
+            return []
+        done: list[Done] = []
+        for fd, _ in poll.poll(timeout_s * 1000):
+            self._receive(by_fd[fd], done)
+        now_s = time.perf_counter()
+        for _, result in done:
+            if isinstance(result, Outcome):
+                self._throttle.done(result, now_s)
+        return done
+
+    def _receive(self, member: _Member, done: list[Done]) -> None:
+        try:
+            while True:
+                number, result = member.connection.recv()
+                member.numbers.discard(number)
+                done.append((number, result))
+                if not member.connection.poll():
+                    return
+        except (EOFError, OSError):
+            raise self._died(member) from None
+
+    def _died(self, member: _Member) -> CopyFailed:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            member.process.wait(1)
+        code = member.process.returncode
+        how = f"it was killed by signal {-code}" if code and code < 0 else f"it ended with {code}"
+        return CopyFailed(path=".", errno=0, reason=f"a process of the copy died: {how}")
+
+    def live_bytes(self) -> int:
+        return self._board.total()
+
+    def close(self) -> None:
+        """Ends the processes: by asking, then by SIGKILL. None is left when this returns."""
+        self._board.stop()
+        for member in self._members:
+            with contextlib.suppress(OSError):
+                member.connection.send(None)
+        for member in self._members:
+            self._end(member)
+        self._board.close()
+
+    def _end(self, member: _Member) -> None:
+        # Its results have to be read, or it could not get rid of them.
+        with contextlib.suppress(EOFError, OSError):
+            while member.connection.poll(_STOP_GRACE_S):
+                member.connection.recv_bytes()
+        member.connection.close()
+        try:
+            member.process.wait(_STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            member.process.kill()
+            member.process.wait()

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The twin of ``_native.c`` in Python, through the seam; :mod:`.small` has the contract.
+
+What is changed here is changed there. It is written for speed: no context managers, no values built
+in between, and checks for a whole slice at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Mapping, Sequence
+
+from manila_backup.data.catalog.codec import TIME_MAX_NS, TIME_MIN_NS
+from manila_backup.data.copy.attributes import ACLS
+from manila_backup.data.copy.small import (
+    HEAD_BYTES,
+    LIST_BYTES,
+    NO_XATTRS,
+    SMALL_BYTES,
+    XATTR_BYTES,
+    NewFile,
+    SmallFile,
+    weight,
+)
+from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_FILE, Files
+
+_ONE_BLOCK = 4096
+_ACCESS_ACL = b"system.posix_acl_access"
+_NOT_NAMES = frozenset({b"", b".", b".."})
+_REFUSED = (OSError, ValueError, OverflowError)
+"""Also numbers that the system's types cannot take."""
+
+_OWNER, _MODE, _TIME, _CONTENT = 1, 2, 4, 8
+
+
+class PythonSlices:
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._spare: list[memoryview] = []
+        """As many buffers as threads ever read at once."""
+
+    def read(self, dir_fd: int, names: Sequence[bytes], budget: int) -> list[SmallFile | None]:
+        files = self._files
+        found: list[SmallFile | None] = []
+        try:
+            buffer = self._spare.pop()
+        except IndexError:
+            buffer = memoryview(bytearray(SMALL_BYTES + 1))
+        bad = _not_names(names)
+        for name in names:
+            file = None if name in bad else _take(files, dir_fd, name, buffer)
+            found.append(file)
+            if file is not None:
+                budget -= weight(file)
+                if budget <= 0:
+                    break
+        self._spare.append(buffer)
+        return found
+
+    def write(
+        self, dir_fd: int, items: Sequence[NewFile], uid: int, gid: int, strips_acl: bool
+    ) -> list[bool]:
+        files, habits = self._files, _Habits(uid, gid, strips_acl)
+        bad = _not_names([item.name for item in items])
+        return [item.name not in bad and _put(files, dir_fd, item, habits) for item in items]
+
+
+def _not_names(names: Sequence[bytes]) -> frozenset[bytes]:
+    """Those that are no single component of a path."""
+    together = b"".join(names)
+    if b"/" in together or b"\0" in together:
+        return _NOT_NAMES | {name for name in names if b"/" in name or b"\0" in name}
+    return _NOT_NAMES
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _take(files: Files, dir_fd: int, name: bytes, buffer: memoryview) -> SmallFile | None:
+    try:
+        fd = files.open_here(name, OPEN_FILE, dir_fd)
+    except OSError:
+        return None
+    try:
+        return _take_opened(files, fd, buffer)
+    except OSError:
+        return None
+    finally:
+        try:  # noqa: SIM105 - a context manager costs as much as the call
+            files.close(fd)
+        except OSError:  # nothing was written
+            pass
+
+
+def _take_opened(files: Files, fd: int, buffer: memoryview) -> SmallFile | None:
+    info = files.fstat(fd)
+    mode, size = info.st_mode, info.st_size
+    mtime_ns, ctime_ns = info.st_mtime_ns, info.st_ctime_ns
+    if mode & 0o170000 != stat.S_IFREG or info.st_nlink != 1 or size > SMALL_BYTES:
+        return None
+    if not (TIME_MIN_NS <= mtime_ns <= TIME_MAX_NS and TIME_MIN_NS <= ctime_ns <= TIME_MAX_NS):
+        return None
+    # One byte more is asked for than there should be: the answer proves that the file ends there.
+    if size and files.read(fd, buffer[: size + 1], 0) != size:
+        return None
+    xattrs = _read_xattrs(files, fd)
+    # A file of at most one page all of whose blocks are there needs no request to prove it; but
+    # blocks that attributes have taken count too.
+    if (size > _ONE_BLOCK or xattrs or info.st_blocks * 512 < size) and (
+        size and files.seek(fd, 0, os.SEEK_HOLE) < size
+    ):
+        return None
+    after = files.fstat(fd)
+    if after.st_ctime_ns != ctime_ns or after.st_mtime_ns != mtime_ns or after.st_size != size:
+        return None
+    content = bytes(buffer[:size])
+    # As SmallFile(...) does, less a call.
+    return tuple.__new__(
+        SmallFile,
+        (
+            mode & 0o7777,
+            info.st_uid,
+            info.st_gid,
+            size,
+            mtime_ns,
+            ctime_ns,
+            info.st_ino,
+            xattrs,
+            content,
+        ),
+    )
+
+
+def _read_xattrs(files: Files, fd: int) -> dict[bytes, bytes] | None:
+    """:raises OSError: one cannot be read, or they are too many."""
+    try:
+        names = files.listxattr(fd)
+    except OSError as error:
+        if error.errno in NO_XATTRS:
+            return None
+        raise
+    if not names:
+        return None
+    if sum(map(len, names)) + len(names) > LIST_BYTES:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+    values: dict[bytes, bytes] = {}
+    room = XATTR_BYTES
+    for name in names:
+        try:
+            value = files.getxattr(fd, name)
+        except OSError as error:
+            if error.errno not in NO_XATTRS:
+                raise
+            continue
+        room -= HEAD_BYTES + len(name)
+        if room <= 0 or len(value) > room:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        room -= len(value)
+        values[name] = value
+    return values or None
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+class _Habits:
+    """What new files turn out to have without being given it. ``owner_differs``: the owner was
+    guessed wrong, give it always; ``denied``: mode bits that were not granted (the umask)."""
+
+    __slots__ = ("denied", "gid", "owner_differs", "strips_acl", "uid")
+
+    def __init__(self, uid: int, gid: int, strips_acl: bool) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.strips_acl = strips_acl
+        self.owner_differs = False
+        self.denied = 0o7000
+
+
+def _may_have_mode(mode: int, item: NewFile, habits: _Habits) -> bool:
+    """From the start? Not if the wrong group would have more access than the right one until its
+    owner is set, nor if an ACL is still to narrow it, nor if an ordinary owner could not set
+    attributes any more.
+    """
+    if mode & habits.denied or mode >> 3 & 7 != mode & 7 or habits.strips_acl:
+        return False
+    xattrs = item.xattrs
+    return not xattrs or (mode & 0o200 != 0 and ACLS.isdisjoint(xattrs))
+
+
+def _put(files: Files, dir_fd: int, item: NewFile, habits: _Habits) -> bool:
+    name, mode = item.name, item.mode
+    has_mode = _may_have_mode(mode, item, habits)
+    try:
+        fd = files.open(name, CREATE_FILE, dir_fd, mode if has_mode else 0o600)
+    except _REFUSED:
+        return False
+    made = None
+    try:
+        made = _fill(files, fd, item, has_mode, habits)
+    except _REFUSED:
+        pass
+    except BaseException:
+        _abandon(files, fd, dir_fd, name)
+        raise
+    if made is None:
+        _abandon(files, fd, dir_fd, name)
+        return False
+    try:
+        files.close(fd)  # tells of writes that failed late (NFS)
+    except OSError:
+        _take_back(files, dir_fd, name, made)
+        return False
+    return True
+
+
+def _fill(
+    files: Files, fd: int, item: NewFile, has_mode: bool, habits: _Habits
+) -> os.stat_result | None:
+    """What the file is now, exactly as asked; or None.
+
+    :raises OSError:
+    """
+    content = memoryview(item.content)
+    while content:
+        written = files.write(fd, content, len(item.content) - len(content))
+        if not written:
+            return None
+        content = content[written:]
+    is_ours = item.uid == habits.uid and item.gid == habits.gid and not habits.owner_differs
+    must = (0 if is_ours else _OWNER) | (0 if has_mode else _MODE)
+    made, wrong = _dress(files, fd, item, must, habits.strips_acl)
+    if not wrong:
+        return made
+    if wrong & _CONTENT:
+        return None
+    if is_ours and wrong & _OWNER:
+        habits.owner_differs = True
+    if has_mode:
+        habits.denied |= item.mode & ~made.st_mode
+    # Giving an owner takes setuid bits and capabilities away, so all is done once more.
+    made, wrong = _dress(files, fd, item, (wrong & _OWNER) | _MODE, habits.strips_acl)
+    return None if wrong else made
+
+
+def _dress(
+    files: Files, fd: int, item: NewFile, must: int, strips_acl: bool
+) -> tuple[os.stat_result, int]:
+    """Give the open file what ``must`` says and all that belongs after it; answers what is not as
+    it shall be.
+
+    :raises OSError:
+    """
+    _, content, mode, uid, gid, mtime_ns, xattrs = item
+    if must & _OWNER:
+        files.chown(fd, uid, gid)
+    if xattrs:
+        _set_xattrs(files, fd, xattrs, acls=False)
+    if strips_acl and not (xattrs and _ACCESS_ACL in xattrs):
+        _strip_acl(files, fd)
+    if must & _MODE:
+        _set_mode(files, fd, item)
+    if xattrs:
+        _set_xattrs(files, fd, xattrs, acls=True)
+    files.utime(fd, mtime_ns)
+    made = files.fstat(fd)
+    wrong = 0
+    if made.st_uid != uid or made.st_gid != gid:
+        wrong = _OWNER
+    if made.st_mode & 0o7777 != mode:
+        wrong |= _MODE
+    if made.st_mtime_ns != mtime_ns:
+        wrong |= _TIME
+    if made.st_size != len(content):
+        wrong |= _CONTENT
+    return made, wrong
+
+
+def _set_xattrs(files: Files, fd: int, xattrs: Mapping[bytes, bytes], *, acls: bool) -> None:
+    for name, value in xattrs.items():
+        if (name in ACLS) == acls:
+            files.setxattr(fd, name, value)
+
+
+def _strip_acl(files: Files, fd: int) -> None:
+    try:
+        files.removexattr(fd, _ACCESS_ACL)
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+
+
+def _set_mode(files: Files, fd: int, item: NewFile) -> None:
+    """A setuid program must not come to belong to somebody else, whatever chown answered."""
+    if item.mode & 0o6000:
+        info = files.fstat(fd)
+        if info.st_uid != item.uid or info.st_gid != item.gid:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    files.chmod(fd, item.mode)
+
+
+def _abandon(files: Files, fd: int, dir_fd: int, name: bytes) -> None:
+    made = None
+    with contextlib.suppress(OSError):
+        made = files.fstat(fd)
+    with contextlib.suppress(OSError):
+        files.close(fd)
+    _take_back(files, dir_fd, name, made)
+
+
+def _take_back(files: Files, dir_fd: int, name: bytes, made: os.stat_result | None) -> None:
+    """Remove the file that was made, if the name still means it. ``made`` None: nothing more is
+    known of it; then it is removed unseen, as the careful way would what is in its way."""
+    with contextlib.suppress(OSError):
+        if made is not None:
+            info = files.lstat(name, dir_fd)
+            if (info.st_dev, info.st_ino) != (made.st_dev, made.st_ino):
+                return
+        files.unlink(name, dir_fd)
