@@ -77,20 +77,16 @@ def encode(entry: Entry) -> bytes:
         item["x"] = dict(entry.xattrs)
     if entry.link_group is not None:
         item["h"] = entry.link_group
-    if entry.content is not None:
-        item["c"] = _encode_content(entry.content)
+    content = entry.content
+    if content is not None:
+        item["c"] = {"k": "t", "s": content.pieces, "o": content.root}
+        if content.extents is not None:
+            item["c"]["e"] = content.extents
     if entry.losses:
         item["q"] = entry.losses
     if entry.changed:
         item["w"] = True
     return _pack(item)
-
-
-def _encode_content(content: TreeContent) -> dict[str, Any]:
-    item: dict[str, Any] = {"k": "t", "s": content.pieces, "o": content.root}
-    if content.extents is not None:
-        item["e"] = content.extents
-    return item
 
 
 def encode_file(  # noqa: PLR0917 - called for millions, by position

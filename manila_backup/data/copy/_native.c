@@ -199,7 +199,7 @@ static bool read_content(int fd, struct taken *file)
     if (!size)
         return true;
     file->content = malloc(size + 1);
-    return file->content && read(fd, file->content, size + 1) == (ssize_t)size;
+    return file->content && pread(fd, file->content, size + 1, 0) == (ssize_t)size;
 }
 
 /* A file of at most one page all of whose blocks are there needs no request to prove it; but
@@ -235,7 +235,8 @@ static bool take_opened(int fd, struct room *room, struct taken *file)
         return false;
     if (!in_ns(info->st_mtim, &file->mtime_ns) || !in_ns(info->st_ctim, &file->ctime_ns))
         return false;
-    return read_content(fd, file) && read_xattrs(fd, room, file) && !has_hole(fd, file) &&
+    /* Blocks that were never written are no hole any more once they are read. */
+    return read_xattrs(fd, room, file) && !has_hole(fd, file) && read_content(fd, file) &&
            unchanged(fd, info);
 }
 

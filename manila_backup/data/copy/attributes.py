@@ -86,6 +86,21 @@ class Xattrs:
     lost: tuple[str, ...] = ()
 
 
+def entry_of(path: bytes, type_: EntryType, info: os.stat_result, wanted: Attributes) -> Entry:
+    return Entry(
+        path=path,
+        type=type_,
+        mode=wanted.mode,
+        uid=wanted.uid,
+        gid=wanted.gid,
+        mtime_ns=wanted.mtime_ns,
+        ctime_ns=storable_time(info.st_ctime_ns),
+        inode=info.st_ino,
+        rdev=info.st_rdev,
+        xattrs=wanted.xattrs,
+    )
+
+
 def storable_time(time_ns: int) -> int:
     """Some file systems take any 64-bit number of *seconds*, more than the catalog can hold."""
     return min(max(time_ns, TIME_MIN_NS), TIME_MAX_NS)

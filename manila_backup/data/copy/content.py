@@ -5,18 +5,31 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
 
 from manila_backup.data.catalog.entry import Entry, TreeContent
-from manila_backup.data.catalog.pieces import Root, cut
-from manila_backup.data.copy.errors import ContentDamaged, target_errors
+from manila_backup.data.catalog.pieces import Root, cut, root_of
+from manila_backup.data.copy.errors import ContentDamaged, TargetFailed, target_errors
 from manila_backup.data.copy.sysio import Files
 from manila_backup.names import printable
 
 _NO_SEEK = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+_NO_WAY = _NO_SEEK | {errno.EXDEV, errno.EPERM, errno.ETXTBSY, errno.EBADF, errno.EOVERFLOW}
+"""How a kernel says that it does not copy between these two files this way."""
+
+_TARGETS_OWN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+
+_SERVER_BYTES = 64 << 20
+_KERNEL_BYTES = 16 << 20
+"""One call of copy_file_range or sendfile: nobody can stop it before its end."""
+
+_CHECK_EXTENTS = 4096
+
+Hash = bytes
 
 _NO_CLONE = _NO_SEEK | {errno.EXDEV, errno.ENOTTY, errno.EPERM, errno.ETXTBSY, errno.EBADF}
 
@@ -36,16 +49,41 @@ class Copied:
     cut_short: bool
 
 
-def data_extents(files: Files, fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the data up to ``size``, not touching each other; asked step by step, so
-    a file that is being written may give a mixture of before and after.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedPart:
+    """The data of a part of a file. ``end``: where the source ended, if ``cut_short``."""
+
+    extents: list[tuple[int, int]]
+    pieces: list[bytes]
+    end: int
+    cut_short: bool
+
+    @property
+    def bytes(self) -> int:
+        return sum(length for _, length in self.extents)
+
+
+def content_of(size: int, extents: list[tuple[int, int]], pieces: Sequence[Hash]) -> TreeContent:
+    """The content as the catalog has it; without pieces (nothing was hashed) good for nothing."""
+    spelled = tuple(extents)
+    return TreeContent(
+        extents=None if spelled == (((0, size),) if size else ()) else spelled,
+        pieces=tuple(pieces),
+        root=root_of(spelled, pieces) if pieces else Root().digest(),
+    )
+
+
+def data_extents(files: Files, fd: int, size: int, begin: int = 0) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the data from ``begin`` up to ``size``, not touching each other; asked
+    step by step, so a file that is being written may give a mixture of before and after.
     """
-    start = end = count = 0
-    for offset, length in _seek_extents(files, fd, size):
+    start = end = begin
+    count = 0
+    for offset, length in _seek_extents(files, fd, size, begin):
         bridged = (
             _BRIDGED_BYTES << (8 * (count // EXTENTS_KEPT - 1)) if count >= EXTENTS_KEPT else 0
         )
-        if end and offset - end <= bridged:
+        if end > start and offset - end <= bridged:
             end = offset + length
             continue
         if end > start:
@@ -56,8 +94,8 @@ def data_extents(files: Files, fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, end - start
 
 
-def _seek_extents(files: Files, fd: int, size: int) -> Iterator[tuple[int, int]]:
-    position = 0
+def _seek_extents(files: Files, fd: int, size: int, begin: int) -> Iterator[tuple[int, int]]:
+    position = begin
     while position < size:
         try:
             start = files.seek(fd, position, os.SEEK_DATA)
@@ -88,54 +126,75 @@ def _hole_after(files: Files, fd: int, start: int, size: int) -> int:
     return min(stop, size) if stop > start else size
 
 
+def plan_ranges(
+    files: Files, fd: int, size: int, range_bytes: int, check: Callable[[], None]
+) -> list[tuple[int, int]]:
+    """Cut a large file into ranges (start, end) at multiples of ``range_bytes``, such that all data
+    is in them; holes as large as a range are left out. ``check`` is called now and then.
+    """
+    ranges: list[tuple[int, int]] = []
+    for number, (offset, length) in enumerate(data_extents(files, fd, size)):
+        if number % _CHECK_EXTENTS == 0:
+            check()
+        start = offset - offset % range_bytes
+        if ranges:
+            start = max(start, ranges[-1][1])
+        while start < offset + length:
+            ranges.append((start, min(start + range_bytes, size)))
+            start += range_bytes
+    return ranges
+
+
 class Mover:
-    """Moves content through one buffer. ``tick`` hears how many bytes passed, at least once per
-    buffer; it may raise to stop. OSErrors are the source's, TargetFailed the target's.
+    """Moves content through one buffer, or has the kernel move it where nobody wants to see it.
+
+    ``tick`` hears how many bytes passed, at least once per buffer or kernel call; it may raise to
+    stop. OSErrors are the source's, TargetFailed the target's.
     """
 
     def __init__(self, files: Files, buffer_bytes: int, tick: Callable[[int], None]) -> None:
         self._files = files
         self._buffer = memoryview(bytearray(buffer_bytes))
         self._tick = tick
+        self._ways = [self._copy_range, self._send]
 
     def copy(self, source: int, target: int, size: int, *, hashing: bool) -> Copied:
         """Copy up to ``size`` bytes; the target is empty before and as described after."""
+        part = self.copy_part(source, target, 0, size, hashing=hashing)
+        extents = part.extents
+        if part.cut_short:
+            size = part.end
+        if (sum(extents[-1]) if extents else 0) < size:
+            with target_errors():
+                self._files.truncate(target, size)
+        return Copied(
+            size=size,
+            bytes=part.bytes,
+            cut_short=part.cut_short,
+            content=content_of(size, extents, part.pieces),
+        )
+
+    def copy_part(
+        self, source: int, target: int, start: int, end: int, *, hashing: bool
+    ) -> CopiedPart:
+        """Copy the data between these offsets; ``start`` is a multiple of the piece size."""
         extents: list[tuple[int, int]] = []
         pieces: list[bytes] = []
-        root = Root()
-        cut_short = False
-        for offset, length in data_extents(self._files, source, size):
+        for offset, length in data_extents(self._files, source, end, start):
             done = 0
-            for start, wanted in cut([(offset, length)]):
+            for place, wanted in cut([(offset, length)]):
                 hasher = blake3() if hashing else None
-                got = self._move(source, target, start, wanted, hasher)
+                got = self._move(source, target, place, wanted, hasher)
                 done += got
                 if hasher is not None and got:
                     pieces.append(hasher.digest())
-                    root.add(start, got, pieces[-1])
                 if got < wanted:
-                    cut_short = True
                     break
             if done:
                 extents.append((offset, done))
-            if cut_short:
-                size = offset + done
-                break
-        end = sum(extents[-1]) if extents else 0
-        if end < size:
-            with target_errors():
-                self._files.truncate(target, size)
-        whole = extents == ([(0, size)] if size else [])
-        return Copied(
-            size=size,
-            bytes=sum(length for _, length in extents),
-            cut_short=cut_short,
-            content=TreeContent(
-                extents=None if whole else tuple(extents),
-                pieces=tuple(pieces),
-                root=root.digest(),
-            ),
-        )
+            if done < length:
+                return CopiedPart(extents=extents, pieces=pieces, end=offset + done, cut_short=True)
+        return CopiedPart(extents=extents, pieces=pieces, end=end, cut_short=False)
 
     def clone(self, source: int, target: int) -> Copied | None:
         """Let the new target share the source's blocks, holes included; nothing is hashed.
@@ -186,6 +245,41 @@ class Mover:
         self, source: int, target: int | None, offset: int, length: int, hasher: blake3 | None
     ) -> int:
         """Answers the bytes moved: less than ``length`` if the source ends before."""
+        if hasher is None and target is not None:
+            return self._move_unseen(source, target, offset, length)
+        return self._move_seen(source, target, offset, length, hasher)
+
+    def _move_unseen(self, source: int, target: int, offset: int, length: int) -> int:
+        done = 0
+        while done < length and self._ways:
+            try:
+                got = self._ways[0](source, target, offset + done, length - done)
+            except OSError as error:
+                if error.errno in _TARGETS_OWN:
+                    raise TargetFailed(error) from error
+                if error.errno not in _NO_WAY:
+                    raise
+                self._ways = self._ways[1:]
+                continue
+            if not got:  # the end; or a file system that cannot be copied this way and says so
+                break
+            done += got
+            self._tick(got)
+        if done < length:
+            done += self._move_seen(source, target, offset + done, length - done, None)
+        return done
+
+    def _copy_range(self, source: int, target: int, offset: int, length: int) -> int:
+        return self._files.copy_range(source, target, offset, min(length, _SERVER_BYTES))
+
+    def _send(self, source: int, target: int, offset: int, length: int) -> int:
+        with target_errors():
+            self._files.seek(target, offset, os.SEEK_SET)
+        return self._files.send(source, target, offset, min(length, _KERNEL_BYTES))
+
+    def _move_seen(
+        self, source: int, target: int | None, offset: int, length: int, hasher: blake3 | None
+    ) -> int:
         done = 0
         while done < length:
             part = self._buffer[: length - done]

@@ -13,7 +13,7 @@ from typing import Any
 from manila_backup.data.catalog import codec
 from manila_backup.data.catalog.entry import Entry, EntryType
 from manila_backup.data.catalog.pieces import single
-from manila_backup.data.copy.attributes import Attributes, storable_time
+from manila_backup.data.copy.attributes import Attributes, entry_of, storable_time
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.content import Copied, Mover
 from manila_backup.data.copy.dirstack import (
@@ -27,19 +27,23 @@ from manila_backup.data.copy.dirstack import (
 from manila_backup.data.copy.errors import TargetFailed, copy_failed, target_errors
 from manila_backup.data.copy.listing import SortedNames, Spill
 from manila_backup.data.copy.notes import Notes, Pulse
+from manila_backup.data.copy.ranges import Ranges, path_of
 from manila_backup.data.copy.remove import Remover
 from manila_backup.data.copy.small import SMALL_BYTES, NewFile, SmallFile, SmallFiles
 from manila_backup.data.copy.source import OpenEntry, SourceFiles, Swapped, type_of
 from manila_backup.data.copy.sysio import Files, Kind
 from manila_backup.data.copy.target import CannotLink, Held, Mounted, Raced, Target
 from manila_backup.data.copy.tasks import (
+    BeginFile,
     CopyDirectory,
     CopyNames,
+    CopyRange,
     Directory,
+    DiscardFile,
     Entered,
     FinishDirectory,
     Large,
-    LayEntries,
+    LargeFile,
     Linked,
     LinkMade,
     MakeLink,
@@ -47,6 +51,7 @@ from manila_backup.data.copy.tasks import (
     NotEntered,
     Outcome,
     Record,
+    SealFile,
     Task,
     Whole,
 )
@@ -107,6 +112,15 @@ class Copier:
         self._holds_small = options.read_ahead_bytes >= SMALL_BYTES
         self._mover = Mover(files, options.read_ahead_bytes, pulse.content)
         self._remover = Remover(files=files, cancelled=pulse.cancelled, keep=True)
+        self._ranges = Ranges(
+            files,
+            dirs=self._dirs,
+            source=self._source,
+            target=self._target,
+            mover=self._mover,
+            pulse=pulse,
+            hashing=hashing,
+        )
 
     def do(self, task: Task) -> Outcome:
         """:raises CopyFailed: :raises Cancelled:"""
@@ -117,13 +131,26 @@ class Copier:
                 return self._copy_directory(task, notes)
             case CopyNames():
                 return self._copy_names(task, notes)
+        return Outcome(notes=notes, answer=self._answer(task, notes))
+
+    def _answer(self, task: Task, notes: Notes) -> Any:
+        answer: Any = None
+        match task:
+            case BeginFile():
+                answer = self._ranges.begin(task)
+            case CopyRange():
+                answer = self._ranges.copy(task)
+            case SealFile():
+                answer = self._seal(task, notes)
+            case DiscardFile():
+                self.take_back(task.file)
             case MakeLink():
-                return Outcome(notes=notes, answer=self._make_link(task))
+                answer = self._make_link(task)
             case FinishDirectory():
                 self._finish(task, notes)
-                return Outcome(notes=notes)
-            case LayEntries():
-                raise TypeError("a copy has no catalog to lay")
+            case _:
+                raise TypeError(f"not a task of a copy: {type(task)}")
+        return answer
 
     def close(self) -> None:
         self._dirs.close()
@@ -545,6 +572,17 @@ class Copier:
             after.st_ctime_ns,
         )
 
+    def _seal(self, task: SealFile, notes: Notes) -> Entry | None:
+        sealed = self._ranges.seal(task, notes)
+        if sealed is None:
+            return None
+        entry, held, unread = sealed
+        return self._noted(entry, unread, held, notes)
+
+    def take_back(self, file: LargeFile) -> None:
+        """Remove what was made of a large file, if it still is at its name."""
+        self._target.take_back(path_of(file), file.target)
+
     def _make_link(self, task: MakeLink) -> LinkMade:
         path = task.path
 
@@ -616,18 +654,3 @@ def encoded(entry: Entry) -> bytes:
     except (ValueError, OverflowError) as error:
         too_big = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         raise copy_failed(entry.path, too_big) from error
-
-
-def entry_of(path: bytes, type_: EntryType, info: os.stat_result, wanted: Attributes) -> Entry:
-    return Entry(
-        path=path,
-        type=type_,
-        mode=wanted.mode,
-        uid=wanted.uid,
-        gid=wanted.gid,
-        mtime_ns=wanted.mtime_ns,
-        ctime_ns=storable_time(info.st_ctime_ns),
-        inode=info.st_ino,
-        rdev=info.st_rdev,
-        xattrs=wanted.xattrs,
-    )

@@ -47,39 +47,40 @@ class _Member:
 class Throttle:
     """How many threads per process are worth it.
 
-    A thread that mostly waits (its task took much more time than CPU) leaves the processor to
-    others: more of them hide the latency. Threads that compute only take turns: in Python they
-    even cost each other time. So the number is doubled while tasks wait and the processes do not
-    compute all the time, and goes down when they compute most of the time and still many threads
-    are there.
+    A thread that is blocked (by a file server that answers slowly, not by the lack of a processor)
+    leaves the processor to others: more of them hide the latency. Threads that compute only take
+    turns: in Python they even cost each other time. So the number is doubled while tasks are mostly
+    blocked and the processes do not compute all the time, and goes down while they do and threads
+    wait for each other.
     """
 
-    _WAITING = 0.2
-    _IDLE = 0.5
-    _BUSY = 0.9
+    _WAITING = 4.0
+    """Blocked so many times longer than computing: worth more threads."""
+
+    _IDLE, _BUSY = 0.5, 0.9
+    """How much of its time a process computes."""
 
     def __init__(self, processes: int, limit: int, *, now_s: float) -> None:
         self._processes = processes
         self._limit = limit
         self._since_s = now_s
         self._cpu_s = 0.0
-        self._wall_s = 0.0
+        self._blocked_s = 0.0
         self.threads = 1
 
     def done(self, outcome: Outcome, now_s: float) -> None:
         """A task has ended."""
         self._cpu_s += outcome.cpu_s
-        self._wall_s += outcome.wall_s
+        self._blocked_s += outcome.blocked_s
         passed_s = now_s - self._since_s
-        if passed_s < _WINDOW_S or not self._wall_s:
+        if passed_s < _WINDOW_S:
             return
-        computing = self._cpu_s / self._wall_s
         used = self._cpu_s / (passed_s * self._processes)
-        if computing < self._WAITING and used < self._IDLE:
+        if self._blocked_s > self._WAITING * self._cpu_s and used < self._IDLE:
             self.threads = min(self.threads * 2, self._limit)
-        elif used > self._BUSY and computing < 0.5:
+        elif self._blocked_s > self._cpu_s and used > self._BUSY:
             self.threads = max(self.threads * 3 // 4, 1)
-        self._since_s, self._cpu_s, self._wall_s = now_s, 0.0, 0.0
+        self._since_s, self._cpu_s, self._blocked_s = now_s, 0.0, 0.0
 
 
 class ProcessCrew:

@@ -8,7 +8,7 @@ way does that file again and finds out what the matter is. No OSError is ever ra
 
 The calls for one file (in brackets: only if needed):
 
-- reading: openat2, fstat, read, listxattr [getxattr each] [lseek SEEK_HOLE], fstat, close;
+- reading: openat2, fstat, listxattr [getxattr each] [lseek SEEK_HOLE], read, fstat, close;
 - writing: openat, write [fchown] [setxattr each] [fchmod] [ACLs], utimensat, fstat, close;
   and once per call of :meth:`SmallFiles.write` fstat and getxattr of the directory.
 

@@ -103,15 +103,16 @@ def _take_opened(files: Files, fd: int, buffer: memoryview) -> SmallFile | None:
         return None
     if not (TIME_MIN_NS <= mtime_ns <= TIME_MAX_NS and TIME_MIN_NS <= ctime_ns <= TIME_MAX_NS):
         return None
-    # One byte more is asked for than there should be: the answer proves that the file ends there.
-    if size and files.read(fd, buffer[: size + 1], 0) != size:
-        return None
     xattrs = _read_xattrs(files, fd)
     # A file of at most one page all of whose blocks are there needs no request to prove it; but
     # blocks that attributes have taken count too.
     if (size > _ONE_BLOCK or xattrs or info.st_blocks * 512 < size) and (
         size and files.seek(fd, 0, os.SEEK_HOLE) < size
     ):
+        return None
+    # One byte more is asked for than there should be: the answer proves that the file ends there.
+    # After the seek, since blocks that were never written are no hole any more once they are read.
+    if size and files.read(fd, buffer[: size + 1], 0) != size:
         return None
     after = files.fstat(fd)
     if after.st_ctime_ns != ctime_ns or after.st_mtime_ns != mtime_ns or after.st_size != size:

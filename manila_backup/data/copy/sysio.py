@@ -115,6 +115,14 @@ class Files:
     def write(self, fd: int, data: memoryview, offset: int) -> int:
         return os.pwrite(fd, data, offset)
 
+    def copy_range(self, source: int, target: int, offset: int, count: int) -> int:
+        """Have the kernel, or the file server, copy to the same offset (copy_file_range)."""
+        return os.copy_file_range(source, target, count, offset, offset)
+
+    def send(self, source: int, target: int, offset: int, count: int) -> int:
+        """Have the kernel copy from ``offset`` to where the target's position is (sendfile)."""
+        return os.sendfile(target, source, offset, count)
+
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 

@@ -30,11 +30,13 @@ from manila_backup.data.copy.dirstack import (
 )
 from manila_backup.data.copy.errors import target_errors
 from manila_backup.data.copy.remove import Remover
+from manila_backup.data.copy.source import OTHER_TYPE
 from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_PATH, Files
 from manila_backup.data.copy.walk import GONE
 from manila_backup.exception import CopyFailed
 
 _TRIES = 3
+_WRITE_FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CANNOT_MAKE = frozenset(
     {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG}
 )
@@ -204,6 +206,45 @@ class Target:
             self._take_back(path, identity)
             raise
 
+    @target_errors()
+    def begin_file(self, path: bytes) -> NewFile:
+        """A new empty file that others go on with; the fd is the caller's."""
+        fd = self._make(path, lambda name, dir_fd: self._files.open(name, CREATE_FILE, dir_fd))
+        try:
+            return NewFile(fd, identity_of(self._files.fstat(fd)))
+        except BaseException:
+            self._files.close(fd)
+            raise
+
+    @contextlib.contextmanager
+    def begun_file(self, path: bytes, inode: Identity) -> Iterator[int]:
+        """What :meth:`begin_file` made, open for writing.
+
+        :raises Raced: something else is there now.
+        """
+        with target_errors():
+            name, parent_fd = path.rpartition(b"/")[2], self._parent(path)
+            try:
+                fd = self._files.open(name, _WRITE_FILE, parent_fd)
+            except OSError as error:
+                if error.errno in GONE or error.errno in OTHER_TYPE:
+                    raise Raced(error) from error
+                raise
+        closing = _Closing(self._files, fd)
+        try:
+            with target_errors():
+                if identity_of(self._files.fstat(fd)) != inode:
+                    raise Raced
+            yield fd
+            with target_errors():
+                closing.close()
+        finally:
+            closing.close_quietly()
+
+    def take_back(self, path: bytes, inode: Identity) -> None:
+        """Remove what :meth:`begin_file` made, if it still is there; never raises OSError."""
+        self._take_back(path, inode)
+
     def _take_back(self, path: bytes, identity: Identity | None) -> None:
         # The first error is on its way; this one must not hide it.
         with contextlib.suppress(OSError, Raced, Mounted):
@@ -212,8 +253,10 @@ class Target:
                 self._files.unlink(name, parent_fd)
 
     @target_errors()
-    def seal(self, fd: int, wanted: Attributes) -> Held:
-        """Give the new file its attributes."""
+    def seal(self, fd: int, wanted: Attributes, *, size: int | None = None) -> Held:
+        """Give the new file its size, if that is not what was written, and its attributes."""
+        if size is not None:
+            self._files.truncate(fd, size)
         losses = self._setter.apply(fd, EntryType.FILE, wanted, is_path=False, strip=False)
         return self._held(wanted, losses)
 

@@ -59,6 +59,52 @@ class CopyNames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LargeFile:
+    """A large file whose content comes in ranges: what both ends must still be. ``seen`` is what
+    the source looked like when it was begun: size, mtime_ns, ctime_ns."""
+
+    directory: Directory
+    name: bytes
+    source: Identity
+    target: Identity
+    seen: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginFile:
+    """Make a large file in the target; answers :class:`Begun`, or None if it has to be copied in
+    one go, be it to find out what it is by now."""
+
+    directory: Directory
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyRange:
+    """Copy the content between two offsets; answers :class:`~.content.CopiedPart`, or None if the
+    source or the target is not what it was."""
+
+    file: LargeFile
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealFile:
+    """All ranges are there: give the file its size and attributes; answers its entry without
+    content, or None if the source is not what it was."""
+
+    file: LargeFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardFile:
+    """Remove what was made of a large file, if it still is at its name."""
+
+    file: LargeFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MakeLink:
     """Make ``path`` another name of what ``first`` is in the target, if that is ``inode``; answers
     a :class:`LinkMade`."""
@@ -89,7 +135,8 @@ class LayEntries:
     entries: list[Entry]
 
 
-Task = CopyDirectory | CopyNames | MakeLink | FinishDirectory | LayEntries
+LargeTask = BeginFile | CopyRange | SealFile | DiscardFile
+Task = CopyDirectory | CopyNames | LargeTask | MakeLink | FinishDirectory | LayEntries
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -110,6 +157,14 @@ class Large:
     """A large file that was not copied, so that others go on meanwhile."""
 
     size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """``ranges`` to copy; holes as large as a range are in none."""
+
+    file: LargeFile
+    ranges: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +221,8 @@ class LinkMade(IntEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """``cpu_s`` and ``wall_s``: what the task took. ``rest``: names of a :class:`CopyNames` that
+    """``cpu_s`` is what the task took of a processor, ``blocked_s`` how long its thread waited, not
+    counting the time that it waited for a processor. ``rest``: names of a :class:`CopyNames` that
     are left, since others may take a part of the work."""
 
     notes: Notes
@@ -174,4 +230,4 @@ class Outcome:
     answer: Any = None
     rest: list[Name] = field(default_factory=list)
     cpu_s: float = 0.0
-    wall_s: float = 0.0
+    blocked_s: float = 0.0

@@ -25,6 +25,7 @@ from manila_backup.data.copy.emission import Emission
 from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.groups import Group, Groups
 from manila_backup.data.copy.groups import Name as GroupName
+from manila_backup.data.copy.large import LargeCopy
 from manila_backup.data.copy.node import Chunk, Names, Node, Slot, State
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.processes import ProcessCrew, is_parallel
@@ -57,6 +58,9 @@ _BACKLOG_NAMES = 400
 
 _DIRECTORY_NAMES = 20
 """What a directory that was not entered yet is taken for."""
+
+_RANGES = 2
+"""Ranges of one large file in work at once, per process."""
 
 _BUFFERED = 40_000
 """Entries that wait for the catalog at most, but for those in work."""
@@ -142,6 +146,7 @@ class _TreeCopy:
         self._numbers = itertools.count()
         self._later: list[tuple[bytes, int, Callable[[], None]]] = []
         self._backlog = 0
+        self._large: set[LargeCopy] = set()
 
     def run(self) -> CopyResult:
         root = Node(None, b"")
@@ -161,6 +166,9 @@ class _TreeCopy:
 
     def close(self) -> None:
         self._desk.close()
+        for large in self._large:
+            if large.file is not None:
+                self._copier.take_back(large.file)
         self._copier.close()
         self._groups.close()
 
@@ -282,13 +290,25 @@ class _TreeCopy:
         if isinstance(value, Linked):
             self._linked(node, slot, name, value)
         elif isinstance(value, Large):
-            self._backlog += _BACKLOG_NAMES + 1
-            task = CopyNames(directory=directory_of(node), names=[(name, Kind.FILE)], large=True)
-            self._queue(
-                node.path_of(name),
-                partial(self._desk.add, task, partial(self._settled, node, slot, name)),
-            )
+            self._copy_large(node, slot, name)
         return slot
+
+    def _copy_large(self, node: Node, slot: Slot, name: bytes) -> None:
+        self._backlog += _BACKLOG_NAMES + 1
+        directory = directory_of(node)
+
+        def done(entry: Entry | None) -> None:
+            self._large.discard(large)
+            if entry is not None:
+                slot.value = encoded(entry) if self._emission is not None else None
+                self._ended(node)
+                return
+            task = CopyNames(directory=directory, names=[(name, Kind.FILE)], large=True)
+            self._desk.add(task, partial(self._settled, node, slot, name))
+
+        large = LargeCopy(self._desk, self._tally, done, width=_RANGES * self._processes)
+        self._large.add(large)
+        self._queue(node.path_of(name), partial(large.start, directory, name))
 
     def _look_again(self, child: Node) -> None:
         """It was a directory, and is something else now."""
