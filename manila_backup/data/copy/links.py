@@ -54,6 +54,31 @@ class TargetLinks:
         self._overflow.close()
 
 
+class NamesLeft:
+    """Counts inodes with several names once each; forgets those whose names have all come."""
+
+    def __init__(self, *, held: int = HELD_GROUPS) -> None:
+        self._held = held
+        self._left: dict[Identity, int] = {}
+        self._overflow = Overflow()
+
+    def is_first(self, inode: Identity, names: int) -> bool:
+        """Take one name of an inode that has ``names``; whether it is the first to come."""
+        key = b"%x:%x" % inode
+        left = self._left.pop(inode, None)
+        if left is None and (packed := self._overflow.pop(key)) is not None:
+            left = int(packed)
+        rest = (names if left is None else left) - 1
+        if rest and len(self._left) < self._held:
+            self._left[inode] = rest
+        elif rest:
+            self._overflow.put(key, b"%d" % rest)
+        return left is None
+
+    def close(self) -> None:
+        self._overflow.close()
+
+
 class GroupContents:
     """The content of a group's first entry, looked up in the catalog again: needed only when a
     name cannot be linked to the first one and the content was too large to be kept. Each look-up

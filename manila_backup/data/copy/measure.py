@@ -8,7 +8,8 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from manila_backup.data.copy.dirstack import Identity, identity_of
+from manila_backup.data.copy.dirstack import identity_of
+from manila_backup.data.copy.links import NamesLeft
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.walk import Walk
 
@@ -27,23 +28,17 @@ def measure_tree(
 ) -> Measure:
     """Walk what :func:`~manila_backup.data.copy.tree.copy_tree` would copy; opens no file.
 
-    Memory: a number per inode with several names until all of them have been seen.
+    Memory does not grow with the tree; inodes with several names may go to a temporary file.
     :raises CopyFailed: a directory could not be read.
     :raises Cancelled:
     """
     entries = allocated = 0
-    names_left: dict[Identity, int] = {}
+    names = NamesLeft()
     walk = Walk(source_fd, files=files, cancelled=cancelled, on_skip=lambda path: None)
-    with contextlib.closing(iter(walk)) as found:
+    with contextlib.closing(names), contextlib.closing(iter(walk)) as found:
         for info in (entry.stat for entry in found):
             entries += 1
-            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-                inode = identity_of(info)
-                left = names_left.pop(inode, None)
-                if left is not None:
-                    if left > 1:
-                        names_left[inode] = left - 1
-                    continue
-                names_left[inode] = info.st_nlink - 1
-            allocated += info.st_blocks * _BLOCK_BYTES
+            is_linked = info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode)
+            if not is_linked or names.is_first(identity_of(info), info.st_nlink):
+                allocated += info.st_blocks * _BLOCK_BYTES
     return Measure(entries, allocated)

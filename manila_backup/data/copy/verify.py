@@ -6,19 +6,19 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from array import array
 from collections.abc import Callable, Iterator
 
 from manila_backup.data.catalog.entry import Entry, EntrySource, EntryType, one_pass
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.content import Mover
-from manila_backup.data.copy.dirstack import Identity, identity_of
 from manila_backup.data.copy.errors import ContentDamaged
 from manila_backup.data.copy.stored import StoredFiles
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.ticks import Ticks
 from manila_backup.data.copy.walk import Walk
-from manila_backup.exception import Cancelled, CopyFailed
+from manila_backup.exception import CopyFailed
 from manila_backup.names import printable
 from manila_backup.types import Counters
 
@@ -39,14 +39,14 @@ def verify_tree(
 
     Presence, type, size, link targets, hard links, checksums. What cannot be read (EIO, EACCES) is
     a problem, too. What lies where the catalog has a hole is not looked at: a restore does not read
-    it either. Counts what it reads into ``progress``. Memory: a number per hard-link group.
+    it either. Counts what it reads into ``progress``. Memory: 8 bytes per hard-link group.
     :raises Cancelled:
     :raises CatalogDamaged: as the entries raise.
     """
     tally = Tally(progress)
     ticks = Ticks(tally, cancelled)
     stored = StoredFiles(data_fd, files)
-    check = _Check(stored, plain_target=plain_target)
+    check = _Check(plain_target=plain_target)
     mover = Mover(files, _READ_BYTES, ticks.content)
     try:
         with one_pass(entries) as stream:
@@ -69,24 +69,27 @@ def check_presence(
     files: Files = SYSTEM,
 ) -> Iterator[str]:
     """The cheap part of :func:`verify_tree`: presence, type and size of each entry; opens no file
-    and does not look for what the catalog lacks.
+    and does not look for what the catalog lacks. One walk beside one pass over the entries: a file
+    server tells of the entries of a directory with its listing, not one by one.
     """
-    stored = StoredFiles(data_fd, files)
-    check = _Check(stored, plain_target=plain_target)
-    try:
-        with one_pass(entries) as stream:
+    check = _Check(plain_target=plain_target)
+    walk = Walk(data_fd, files=files, cancelled=cancelled, on_skip=lambda path: None)
+    with one_pass(entries) as stream, contextlib.closing(iter(walk)) as tree:
+        try:
+            found = next(tree, None)
             for entry in stream:
-                if cancelled():
-                    raise Cancelled
-                problem = check.look(entry)
+                while found is not None and found.path < entry.path:
+                    found = next(tree, None)
+                there = found.stat if found is not None and found.path == entry.path else None
+                problem = check.compare(entry, there)
                 if problem is not None:
                     yield _line(entry, problem)
-    finally:
-        stored.close()
+        except CopyFailed as error:
+            yield str(error)
 
 
 def _problems(entry: Entry, check: _Check, stored: StoredFiles, mover: Mover) -> Iterator[str]:
-    problem = check.look(entry)
+    problem = _look(entry, check, stored)
     if problem is not None:
         yield _line(entry, problem)
         return
@@ -103,6 +106,13 @@ def _problems(entry: Entry, check: _Check, stored: StoredFiles, mover: Mover) ->
         yield _line(entry, f"it cannot be read: {os.strerror(error.errno or 0)}")
 
 
+def _look(entry: Entry, check: _Check, stored: StoredFiles) -> str | None:
+    try:
+        return check.compare(entry, None if check.is_left_out(entry) else stored.look(entry))
+    except OSError as error:
+        return f"it cannot be looked at: {os.strerror(error.errno or 0)}"
+
+
 def _count(entry: Entry, tally: Tally) -> None:
     if entry.type is EntryType.DIRECTORY:
         tally.directories += 1
@@ -115,19 +125,17 @@ def _count(entry: Entry, tally: Tally) -> None:
 class _Check:
     """What can be seen of an entry without opening it."""
 
-    def __init__(self, stored: StoredFiles, *, plain_target: bool) -> None:
-        self._stored = stored
+    def __init__(self, *, plain_target: bool) -> None:
         self._plain = plain_target
-        self._groups: dict[int, Identity] = {}
+        self._inodes = array("Q")  # by group; 0: not seen yet
 
-    def look(self, entry: Entry) -> str | None:
-        """What is wrong with it, None if nothing is."""
-        if "special" in entry.losses or (self._plain and entry.type.is_special):
+    def is_left_out(self, entry: Entry) -> bool:
+        return "special" in entry.losses or (self._plain and entry.type.is_special)
+
+    def compare(self, entry: Entry, info: os.stat_result | None) -> str | None:
+        """What is wrong with what is there (None: nothing), None if all is well."""
+        if self.is_left_out(entry):
             return None
-        try:
-            info = self._stored.look(entry)
-        except OSError as error:
-            return f"it cannot be looked at: {os.strerror(error.errno or 0)}"
         if info is None:
             return "it is missing in the store"
         if stat.S_IFMT(info.st_mode) != entry.type.file_format:
@@ -137,10 +145,16 @@ class _Check:
         return self._look_at_link(entry, info)
 
     def _look_at_link(self, entry: Entry, info: os.stat_result) -> str | None:
-        if entry.link_group is None or "link" in entry.losses:
+        """Groups are numbered from 1 in the order in which they come."""
+        group = entry.link_group
+        if group is None or "link" in entry.losses:
             return None
-        inode = self._groups.setdefault(entry.link_group, identity_of(info))
-        if inode != identity_of(info):
+        while len(self._inodes) < group:
+            self._inodes.append(0)
+        known = self._inodes[group - 1]
+        if not known:
+            self._inodes[group - 1] = info.st_ino
+        elif known != info.st_ino:
             return "it is not the hard link in the store that it should be"
         return None
 
