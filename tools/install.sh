@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
 extras=$(IFS=,; echo "$*")
-stamp=.venv/installed-$(cat setup.cfg pyproject.toml | sha256sum | cut -c1-16)-${extras:-none}
+stamp=.venv/installed-$(cat setup.cfg setup.py pyproject.toml manila_backup/data/copy/_native.c | sha256sum | cut -c1-16)-${extras:-none}
 [ -e "$stamp" ] && exit 0
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

@@ -21,9 +21,15 @@ case $level in
     *) echo "usage: tools/test.sh [quick|default|full] [PYTEST ARGUMENT]..." >&2; exit 2 ;;
 esac
 
+# Servers and file systems that tests start, and a compiler for the native part.
+packages=(
+    acl attr btrfs-progs e2fsprogs fpart fuse3 gcc libc6-dev libfuse3-dev mount pkg-config procps
+    python3-dev rsync tar util-linux xfsprogs
+)
+
 debian_packages() {
     local missing=() package
-    for package in acl attr mount procps rsync util-linux xfsprogs; do
+    for package in "${packages[@]}"; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
             missing+=("$package")
     done

@@ -9,7 +9,6 @@ from typing import Any, cast
 import msgpack
 
 from manila_backup.data.catalog.entry import (
-    NO_XATTRS,
     Entry,
     EntryType,
     Extents,
@@ -157,7 +156,7 @@ def decode(item: object) -> Entry:
     elif type_ is not EntryType.DIRECTORY:
         size, rdev, link_target, keys = _of_its_type(item, type_)
     if len(item) == keys:
-        more: _More = (NO_XATTRS, None, (), False)
+        more: _More = ({}, None, (), False)
     else:
         more = _more(item)
         if content is None and "c" in item:
@@ -208,7 +207,7 @@ def _of_its_type(item: dict[Any, Any], type_: EntryType) -> tuple[int, int, byte
 def _more(item: dict[Any, Any]) -> _More:
     """What most entries do not have."""
     return (
-        _xattrs(item["x"]) if "x" in item else NO_XATTRS,
+        _xattrs(item["x"]) if "x" in item else {},
         _int(item, "h", 1, _SIZE_MAX) if "h" in item else None,
         tuple(_list_of(item["q"], str, "losses")) if "q" in item else (),
         _bool(item.get("w", False)),

@@ -8,10 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
-
-NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class EntryType(StrEnum):
@@ -99,7 +96,7 @@ class Entry:
     ctime_ns: int
     inode: int
     rdev: int = 0
-    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
     link_target: bytes = b""
     link_group: int | None = None
     content: TreeContent | None = None

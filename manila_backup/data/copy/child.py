@@ -12,6 +12,8 @@ import contextlib
 import ctypes
 import gc
 import os
+import pickle
+import resource
 import signal
 import sys
 import threading
@@ -22,10 +24,16 @@ from typing import Any
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.board import Board
 from manila_backup.data.copy.crew import ThreadTeam, Worker
+from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.sysio import SYSTEM
 
 PR_SET_PDEATHSIG = 1
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Whoever stops the parent and its group with one of these lets the parent stop its children in
+order. The parent blocks them while it starts a child, and blocked they stay."""
+
 WINDOW = 8
 """Directories kept open per tree and thread: there may be many threads."""
 
@@ -44,7 +52,13 @@ class Setup:
     slots: int = 0
 
     def worker(self, pulse: Pulse, *, window: int = WINDOW) -> Worker[Any]:
-        """:raises OSError: the roots cannot be looked at."""
+        """:raises CopyFailed: the roots cannot be looked at."""
+        try:
+            return self._worker(pulse, window)
+        except OSError as error:
+            raise copy_failed(b"", error) from error
+
+    def _worker(self, pulse: Pulse, window: int) -> Worker[Any]:
         if self.kind == "copy":
             from manila_backup.data.copy.copier import Copier
 
@@ -72,13 +86,30 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
+def allow_many_fds() -> None:
+    """The usual 1,024 are too few for some 30 in each of many threads, deep in a tree."""
+    with contextlib.suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def packed(number: int, result: object) -> bytes:
+    """What cannot be handed over must not be waited for: it is told by name."""
+    try:
+        return pickle.dumps((number, result), pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # noqa: BLE001 - whatever a result's own methods raise
+        told = RuntimeError(f"a {type(result).__name__} cannot be handed over: {error!r}")
+        return pickle.dumps((number, told), pickle.HIGHEST_PROTOCOL)
+
+
 def main(argv: list[str]) -> None:
     connection, board_fd = Connection(int(argv[0])), int(argv[1])
     die_with_parent(int(argv[2]))
-    # Whoever stops the parent from a terminal lets it stop us in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     os.umask(0)
     os.chdir("/")
+    allow_many_fds()
     try:
         setup: Setup = connection.recv()
         board = Board(board_fd, setup.slots)
@@ -93,7 +124,7 @@ def _serve(connection: Connection, setup: Setup, board: Board) -> None:
 
     def done(number: int, result: object) -> None:
         with lock, contextlib.suppress(BrokenPipeError):
-            connection.send((number, result))
+            connection.send_bytes(packed(number, result))
 
     team = ThreadTeam(
         setup.worker,

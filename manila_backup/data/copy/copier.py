@@ -65,6 +65,10 @@ LISTED_NAMES = 20_000
 
 _CANCEL_NAMES = 4096
 
+_MISSES = 8
+"""After so many slices in a row of which nothing could be written the fast way, the target is one
+that does not hold what is asked for (owners under root squash): not tried any more."""
+
 _SLICE = 32
 """Small files read before they are written; their content is held meanwhile."""
 
@@ -109,6 +113,7 @@ class Copier:
             target_fd, options, files=files, cancelled=pulse.cancelled, window=window
         )
         self._small = SmallFiles(files)
+        self._misses = 0
         self._holds_small = options.read_ahead_bytes >= SMALL_BYTES
         self._mover = Mover(files, options.read_ahead_bytes, pulse.content)
         self._remover = Remover(files=files, cancelled=pulse.cancelled, keep=True)
@@ -413,6 +418,9 @@ class Copier:
         if not directory.fresh:
             self._make_way(target_fd, items)
         written = self._small.write(target_fd, items, self._pulse.cancelled)
+        self._misses = 0 if any(written) else self._misses + 1
+        if self._misses > _MISSES:
+            self._holds_small = False
         for (name, file), ok in zip(chosen, written, strict=False):
             if not ok:
                 continue

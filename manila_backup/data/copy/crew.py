@@ -7,11 +7,13 @@ import os
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from manila_backup.data.copy.notes import Notes, Pulse
 from manila_backup.data.copy.tasks import Outcome
+from manila_backup.exception import ManilaBackupError
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -154,12 +156,20 @@ class ThreadTeam(Generic[T]):
             self._in_work += 1
             wanted = min(self._in_work, self._limit)
         if len(self._threads) < wanted:
-            thread = threading.Thread(
-                target=self._run, args=(len(self._threads),), name="copy", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
+            self._start_thread()
         self._tasks.put((number, task))
+
+    def _start_thread(self) -> None:
+        index = len(self._threads)
+        thread = threading.Thread(target=self._run, args=(index,), name="copy", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # as many as the system allows
+            if not self._threads:
+                raise
+            self._limit = index
+        else:
+            self._threads.append(thread)
 
     def close(self) -> None:
         """Waits for the threads; the caller has seen to it that ``cancelled`` says so."""
@@ -184,6 +194,9 @@ class ThreadTeam(Generic[T]):
                     result = worker.do(item[1])
                     result.cpu_s, result.blocked_s = watch.lap()
                 except BaseException as error:  # noqa: BLE001 - handed to the coordinator
+                    if not isinstance(error, ManilaBackupError):
+                        # A mistake: where it was made would be lost on the way.
+                        error.add_note(traceback.format_exc())
                     result = error
                 self._live(index, 0)
                 with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import weakref
 from typing import Any
 
 from manila_backup.data.catalog.entry import Entry, EntryType
@@ -27,7 +28,7 @@ class Group:
     that the catalog has not got yet.
     """
 
-    __slots__ = ("first", "left", "made", "number", "owed", "waiting")
+    __slots__ = ("__weakref__", "first", "left", "made", "number", "owed", "waiting")
 
     def __init__(self) -> None:
         self.first: Entry | None = None
@@ -63,36 +64,47 @@ class Name:
 
 
 class Groups:
-    """All groups by the source's inode; numbered in the order in which the catalog asks."""
+    """All groups by the source's inode; numbered in the order in which the catalog asks.
+
+    While a link to its first name is being made nothing in a group shows that. So one that was put
+    away is still known as long as anybody has it: no inode ever has two, of which one is out of
+    date.
+    """
 
     def __init__(self, *, held: int = HELD_GROUPS) -> None:
         self._held = held
+        self._full = held
         self._groups: dict[Identity, Group] = {}
+        self._away: weakref.WeakValueDictionary[Identity, Group] = weakref.WeakValueDictionary()
         self._overflow = Overflow()
         self._numbers = 0
 
     def get(self, inode: Identity) -> Group | None:
         group = self._groups.get(inode)
         if group is None and (packed := self._overflow.pop(_key(inode))) is not None:
-            group = Group()
-            group.first, group.made, group.left, group.number = pickle.loads(packed)  # noqa: S301
+            group = self._away.pop(inode, None) or _unpacked(packed)
             self.put(inode, group)
         return group
 
     def put(self, inode: Identity, group: Group) -> None:
+        """From now on it is the inode's."""
+        if inode not in self._groups:
+            self._overflow.pop(_key(inode))
+            self._away.pop(inode, None)
         self._groups[inode] = group
-        if len(self._groups) > self._held:
-            self._make_room()
+        if len(self._groups) > self._full:
+            self._make_room(inode)
 
     def passed(self, inode: Identity, group: Group) -> None:
         """One more of its names was dealt with."""
+        known = self.get(inode)
         group.left -= 1
-        if group.left <= 0 and self._groups.get(inode) is group:
-            del self._groups[inode]
+        if group.left <= 0 and known is group:
+            self.drop(inode, group)
 
     def drop(self, inode: Identity, group: Group) -> None:
         """The next name of the inode begins a new group."""
-        if self._groups.get(inode) is group:
+        if self.get(inode) is group:
             del self._groups[inode]
 
     def entry(self, name: Name, path: bytes) -> Entry:
@@ -112,20 +124,33 @@ class Groups:
             first, losses = dataclasses.replace(first, content=None), name.losses
         return dataclasses.replace(first, path=path, link_group=group.number, losses=losses)
 
-    def _make_room(self) -> None:
-        """Put away the oldest half of those that nobody is at."""
+    def _make_room(self, latest: Identity) -> None:
+        """Put away the oldest of those that nobody is at, but for ``latest``, till half is left."""
         idle = [
             inode
             for inode, group in self._groups.items()
-            if group.first is not None and not group.owed and not group.waiting
+            if group.first is not None and not group.owed and not group.waiting and inode != latest
         ]
-        for inode in idle[: self._held // 2]:
+        for inode in idle[: len(self._groups) - self._held // 2]:
             group = self._groups.pop(inode)
-            state = (group.first, group.made, group.left, group.number)
-            self._overflow.put(_key(inode), pickle.dumps(state, pickle.HIGHEST_PROTOCOL))
+            self._overflow.put(_key(inode), _packed(group))
+            self._away[inode] = group
+        # They may all be waiting for the catalog: then not to be looked through at each new one.
+        self._full = max(self._held, len(self._groups) + self._held // 2)
 
     def close(self) -> None:
         self._overflow.close()
+
+
+def _packed(group: Group) -> bytes:
+    state = (group.first, group.made, group.left, group.number)
+    return pickle.dumps(state, pickle.HIGHEST_PROTOCOL)
+
+
+def _unpacked(packed: bytes) -> Group:
+    group = Group()
+    group.first, group.made, group.left, group.number = pickle.loads(packed)  # noqa: S301 - ours
+    return group
 
 
 def _key(inode: Identity) -> bytes:

@@ -40,7 +40,7 @@ class TargetLinks:
             name = LinkedName(name.path, name.inode, None)
         self._groups[group] = name
         if len(self._groups) > self._held:
-            for number in list(self._groups)[: self._held // 2]:
+            for number in list(self._groups)[: len(self._groups) - self._held // 2]:
                 packed = pickle.dumps(self._groups.pop(number), pickle.HIGHEST_PROTOCOL)
                 self._overflow.put(b"%d" % number, packed)
 

@@ -2,7 +2,8 @@
 """A table on disk, for what a hostile tree would otherwise make grow in memory.
 
 Records are appended to an unnamed temporary file; in memory there are 16 bytes per slot of an open
-hash table that is at most two thirds full.
+hash table that is at most two thirds full. When most of the file is records that were taken out, the
+others move to a new one: a group of hard links that is asked for again and again costs no space.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _FREE, _TAKEN_OUT = 0, 1
 
 _FIRST_SLOTS = 1 << 10
 
+_GARBAGE_BYTES = 16 << 20
+"""So much, at least, has to be worth it."""
+
 
 class Overflow:
     """Bytes by key. The file is made when the first value comes, and gone when this process is."""
@@ -29,10 +33,12 @@ class Overflow:
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
         self._end = 2
+        self._garbage = 0
         self._count = 0
         self._used = 0  # those taken out, too
-        self._hashes = array("q", bytes(8 * _FIRST_SLOTS))
-        self._offsets = array("Q", bytes(8 * _FIRST_SLOTS))
+        self._hashes = array("q")
+        self._offsets = array("Q")
+        self._clear(_FIRST_SLOTS)
 
     def __len__(self) -> int:
         return self._count
@@ -44,9 +50,8 @@ class Overflow:
         """
         self.pop(key)
         if 3 * (self._used + 1) > 2 * len(self._offsets):
-            self._rehash(4 * (self._count + 1))
-        offset = self._append(_RECORD.pack(len(key), len(value)) + key + value)
-        self._insert(hash(key), offset)
+            self._rehash(2 * (self._count + 1))
+        self._insert(hash(key), self._append(key, value))
         self._count += 1
 
     def get(self, key: bytes) -> bytes | None:
@@ -65,8 +70,11 @@ class Overflow:
         slot, value = found
         self._offsets[slot] = _TAKEN_OUT
         self._count -= 1
+        self._garbage += _RECORD.size + len(key) + len(value)
         if not self._count:
             self._forget_all()
+        elif self._garbage > max(_GARBAGE_BYTES, self._end // 2):
+            self._move_all()
         return value
 
     def close(self) -> None:
@@ -84,7 +92,7 @@ class Overflow:
         slot = wanted & mask
         while (offset := self._offsets[slot]) != _FREE:
             if offset != _TAKEN_OUT and self._hashes[slot] == wanted:
-                found, value = self._read(offset)
+                found, value = self._read_from(self._file, offset)
                 if found == key:
                     return slot, value
             slot = (slot + 1) & mask
@@ -103,40 +111,53 @@ class Overflow:
         slots = _FIRST_SLOTS
         while slots < at_least:
             slots *= 2
-        old = [
-            (hashed, offset)
-            for hashed, offset in zip(self._hashes, self._offsets, strict=True)
-            if offset > _TAKEN_OUT
-        ]
-        self._hashes = array("q", bytes(8 * slots))
-        self._offsets = array("Q", bytes(8 * slots))
-        self._used = 0
+        old = zip(self._hashes, self._offsets, strict=True)
+        self._clear(slots)
         for hashed, offset in old:
-            self._insert(hashed, offset)
+            if offset > _TAKEN_OUT:
+                self._insert(hashed, offset)
+
+    def _clear(self, slots: int) -> None:
+        self._hashes = array("q", [0]) * slots
+        self._offsets = array("Q", [_FREE]) * slots
+        self._used = 0
 
     def _forget_all(self) -> None:
-        self._rehash(0)
+        self._clear(_FIRST_SLOTS)
         self._end = 2
+        self._garbage = 0
         if self._file is not None:
             os.ftruncate(self._file.fileno(), 0)
 
+    def _move_all(self) -> None:
+        """Leave what was taken out behind, in a file that is given up."""
+        left, self._file, self._end, self._garbage = self._file, None, 2, 0
+        try:
+            for slot, offset in enumerate(self._offsets):
+                if offset > _TAKEN_OUT:
+                    key, value = self._read_from(left, offset)
+                    self._offsets[slot] = self._append(key, value)
+        finally:
+            if left is not None:
+                left.close()
+
     # --- the file ---------------------------------------------------------------------------------
 
-    def _append(self, record: bytes) -> int:
+    def _append(self, key: bytes, value: bytes) -> int:
         if self._file is None:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by close()
         offset = self._end
-        rest = memoryview(record)
+        rest = memoryview(_RECORD.pack(len(key), len(value)) + key + value)
         while rest:
             written = os.pwrite(self._file.fileno(), rest, self._end)
             self._end += written
             rest = rest[written:]
         return offset
 
-    def _read(self, offset: int) -> tuple[bytes, bytes]:
-        if self._file is None:
+    def _read_from(self, file: IO[bytes] | None, offset: int) -> tuple[bytes, bytes]:
+        if file is None:
             raise OSError(errno.EIO, "a temporary file is closed")
-        fd = self._file.fileno()
+        fd = file.fileno()
         key_bytes, value_bytes = _RECORD.unpack(os.pread(fd, _RECORD.size, offset))
         data = os.pread(fd, key_bytes + value_bytes, offset + _RECORD.size)
         if len(data) != key_bytes + value_bytes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -16,11 +17,11 @@ from typing import Any
 
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.board import Board
-from manila_backup.data.copy.child import Setup
+from manila_backup.data.copy.child import STOPPING, Setup
 from manila_backup.data.copy.crew import Done
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tasks import Outcome
-from manila_backup.exception import CopyFailed
+from manila_backup.exception import WorkerDied
 
 _WINDOW_S = 0.1
 """How often the number of threads is thought over."""
@@ -110,12 +111,16 @@ class ProcessCrew:
         with ours, theirs:
             fds = [theirs.fileno(), self._board.fd, self._setup.source_fd, self._setup.target_fd]
             arguments = [str(fds[0]), str(fds[1]), str(os.getpid())]
-            process = subprocess.Popen(
-                # -P: what lies in the working directory is not imported.
-                [sys.executable, "-P", "-m", "manila_backup.data.copy.child", *arguments],
-                stdin=subprocess.DEVNULL,
-                pass_fds=fds,
-            )
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+            try:
+                process = subprocess.Popen(
+                    # -P: what lies in the working directory is not imported.
+                    [sys.executable, "-P", "-m", "manila_backup.data.copy.child", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=fds,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             member = _Member(process, Connection(ours.detach()))
         member.connection.send(replace(self._setup, first_slot=index * self._setup.options.threads))
         return member
@@ -172,12 +177,12 @@ class ProcessCrew:
         except (EOFError, OSError):
             raise self._died(member) from None
 
-    def _died(self, member: _Member) -> CopyFailed:
+    def _died(self, member: _Member) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
             member.process.wait(1)
         code = member.process.returncode
-        how = f"it was killed by signal {-code}" if code and code < 0 else f"it ended with {code}"
-        return CopyFailed(path=".", errno=0, reason=f"a process of the copy died: {how}")
+        how = f"killed by signal {-code}" if code and code < 0 else f"ended with status {code}"
+        return WorkerDied(how=f"a process of the copy was {how}")
 
     def live_bytes(self) -> int:
         return self._board.total()

@@ -71,6 +71,7 @@ def restore_tree(
     :raises ContentDamaged: stored content is not what its checksum says; its target is removed.
     :raises CopyFailed: a file operation failed.
     :raises CatalogDamaged: or OSError, as the entries raise.
+    :raises WorkerDied: a process of the restore was killed.
     :raises Cancelled:
     """
     tally = Tally(progress)

@@ -43,9 +43,9 @@ class StoredFiles:
         try:
             info = self._files.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
-                raise damaged(entry, "it is not a regular file in the store")
+                raise damaged(entry, "it is not a regular file")
             if info.st_size != entry.size:
-                raise damaged(entry, "it has another size in the store")
+                raise damaged(entry, "it has another size")
             yield fd
         finally:
             with contextlib.suppress(OSError):  # nothing was written
@@ -78,12 +78,12 @@ class StoredFiles:
         try:
             return self._files.open(name, OPEN_FILE, self._dirs.enter(directory))
         except (NotTheDirectory, OtherMount) as error:
-            raise damaged(entry, "its directory is missing in the store") from error
+            raise damaged(entry, "its directory is missing") from error
         except OSError as error:
             if error.errno in GONE:
-                raise damaged(entry, "it is missing in the store") from error
+                raise damaged(entry, "it is missing") from error
             if error.errno in OTHER_TYPE:
-                raise damaged(entry, "it is not a regular file in the store") from error
+                raise damaged(entry, "it is not a regular file") from error
             raise
 
     def close(self) -> None:

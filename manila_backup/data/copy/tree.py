@@ -84,6 +84,7 @@ def copy_tree(
     do, and never with other ``files`` than the system's, nor for an ordinary user, whose closed
     directories have to be opened and closed again one by one.
     :raises CopyFailed: a file operation failed; what was copied so far stays.
+    :raises WorkerDied: a process of the copy was killed.
     :raises Cancelled:
     """
     copy = _TreeCopy(

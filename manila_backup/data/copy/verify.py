@@ -30,12 +30,14 @@ def verify_tree(
     data_fd: int,
     *,
     plain_target: bool = True,
+    extra: bool = True,
     progress: Callable[[Counters], None],
     cancelled: Callable[[], bool],
     files: Files = SYSTEM,
 ) -> Iterator[str]:
     """Read everything back; yields each problem as ``path: what``, printable: first those of the
-    catalog's entries in their order, then what is in the tree and not in the catalog.
+    catalog's entries in their order, then (with ``extra``) what is in the tree and not in the
+    catalog.
 
     Presence, type, size, link targets, hard links, checksums. What cannot be read (EIO, EACCES) is
     a problem, too. What lies where the catalog has a hole is not looked at: a restore does not read
@@ -57,7 +59,8 @@ def verify_tree(
                 tally.report()
     finally:
         stored.close()
-    yield from _extra(entries, data_fd, cancelled, files)
+    if extra:
+        yield from _extra(entries, data_fd, cancelled, files)
 
 
 def check_presence(
@@ -96,7 +99,7 @@ def _problems(entry: Entry, check: _Check, stored: StoredFiles, mover: Mover) ->
     try:
         if entry.type is EntryType.SYMLINK and "special" not in entry.losses:
             if stored.readlink(entry) != entry.link_target:
-                yield _line(entry, "its link target is another one in the store")
+                yield _line(entry, "its link target is another one")
         elif entry.content is not None:
             with stored.opened(entry) as fd:
                 mover.verify(entry, entry.content, fd)
@@ -137,11 +140,11 @@ class _Check:
         if self.is_left_out(entry):
             return None
         if info is None:
-            return "it is missing in the store"
+            return "it is missing"
         if stat.S_IFMT(info.st_mode) != entry.type.file_format:
-            return "it is of another type in the store"
+            return "it is of another type"
         if entry.type is EntryType.FILE and info.st_size != entry.size:
-            return f"it has {info.st_size} bytes in the store, not {entry.size}"
+            return f"it has {info.st_size} bytes, not {entry.size}"
         return self._look_at_link(entry, info)
 
     def _look_at_link(self, entry: Entry, info: os.stat_result) -> str | None:
@@ -155,7 +158,7 @@ class _Check:
         if not known:
             self._inodes[group - 1] = info.st_ino
         elif known != info.st_ino:
-            return "it is not the hard link in the store that it should be"
+            return "it is not the hard link that it should be"
         return None
 
 
@@ -172,7 +175,7 @@ def _extra(
                     path = _next_path(stream)
                 if path != found.path:
                     walk.skip()
-                    yield f"{printable(found.path)}: it is in the store but not in the catalog"
+                    yield f"{printable(found.path)}: it is there but not in the catalog"
         except CopyFailed as error:
             yield str(error)
 

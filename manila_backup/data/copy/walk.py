@@ -126,18 +126,24 @@ class Walk:
         path = self._path_of(frame)
         prefix = path + b"/" if path else b""
         fd = -1  # opened when an entry is to be looked at, valid until the way leads elsewhere
+        lstat, cancelled = self._files.lstat, self._cancelled
         while (name := names.next) is not None and not (pending and pending[-1][0] <= name):
-            self._advance(frame)
-            self._check_cancelled()
-            if fd < 0:
-                try:
+            try:
+                names.advance()
+            except OSError as error:  # the temporary file
+                raise copy_failed(path, error) from error
+            if cancelled():
+                raise Cancelled
+            try:
+                if fd < 0:
                     fd = stack.enter(path, frame.identity)
-                except (OSError, NotTheDirectory, OtherMount) as error:
-                    self._abandon(frame, error)
-                    return False
-            info = self._look(frame, name, fd)
-            if info is None:
-                if self._frames[-1:] != [frame]:
+            except (OSError, NotTheDirectory, OtherMount) as error:
+                self._abandon(frame, error)
+                return False
+            try:
+                info = lstat(name, fd)
+            except OSError as error:
+                if self._is_lost(frame, prefix + name, error):
                     return False
                 continue
             found = Found(prefix + name, name, fd, info)
@@ -148,19 +154,17 @@ class Walk:
                 pending.append((name + b"/", identity_of(found.stat)))
         return True
 
-    def _look(self, frame: _Frame, name: bytes, fd: int) -> os.stat_result | None:
-        """None: it has vanished, or the whole directory, whose frame is left then."""
-        try:
-            return self._files.lstat(name, fd)
-        except FileNotFoundError:
-            self._on_skip(self._path_of(frame, name))
-        except OSError as error:
-            path = self._path_of(frame)
-            if error.errno == errno.ESTALE and self._has_vanished(path, frame.identity):
-                self._abandon(frame, error)
-            else:
-                raise copy_failed(self._path_of(frame, name), error) from error
-        return None
+    def _is_lost(self, frame: _Frame, path: bytes, error: OSError) -> bool:
+        """An entry cannot be looked at. True: its whole directory has gone and was left; False:
+        only the entry has."""
+        if isinstance(error, FileNotFoundError):
+            self._on_skip(path)
+            return False
+        directory = self._path_of(frame)
+        if error.errno == errno.ESTALE and self._has_vanished(directory, frame.identity):
+            self._abandon(frame, error)
+            return True
+        raise copy_failed(path, error) from error
 
     def _go_on(self, stack: DirStack, frame: _Frame) -> None:
         """Into a subdirectory, or up."""
@@ -176,12 +180,6 @@ class Walk:
     def _path_of(self, frame: _Frame, name: bytes = b"") -> bytes:
         path = self._path = self._path[: frame.end]
         return b"/".join((path, name)) if path and name else path or name
-
-    def _advance(self, frame: _Frame) -> None:
-        try:
-            frame.names.advance()
-        except OSError as error:  # the temporary file
-            raise copy_failed(self._path_of(frame), error) from error
 
     def _abandon(self, frame: _Frame, error: Exception) -> None:
         """The way back to a directory under way is lost: what is left of it is skipped."""

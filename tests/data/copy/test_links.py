@@ -121,14 +121,14 @@ def as_directory(path: Path) -> None:
         (
             "b",
             add,
-            [f"{name}: it has 15001 bytes in the store, not 15000" for name in ("b", "d/a", "d/c")],
+            [f"{name}: it has 15001 bytes, not 15000" for name in ("b", "d/a", "d/c")],
         ),
-        ("d/c", Path.unlink, ["d/c: it is missing in the store"]),
-        ("d/c", unlinked, ["d/c: it is not the hard link in the store that it should be"]),
-        ("d/c", as_directory, ["d/c: it is of another type in the store"]),
-        ("s", retarget, ["s: its link target is another one in the store"]),
-        ("new", Path.mkdir, ["new: it is in the store but not in the catalog"]),
-        ("d/new\n", Path.touch, ["d/new\\x0a: it is in the store but not in the catalog"]),
+        ("d/c", Path.unlink, ["d/c: it is missing"]),
+        ("d/c", unlinked, ["d/c: it is not the hard link that it should be"]),
+        ("d/c", as_directory, ["d/c: it is of another type"]),
+        ("s", retarget, ["s: its link target is another one"]),
+        ("new", Path.mkdir, ["new: it is there but not in the catalog"]),
+        ("d/new\n", Path.touch, ["d/new\\x0a: it is there but not in the catalog"]),
     ],
 )
 def test_damage_is_found_and_named(
