@@ -123,8 +123,9 @@ def _serve(connection: Connection, setup: Setup, board: Board) -> None:
     lock = threading.Lock()
 
     def done(number: int, result: object) -> None:
+        answer = packed(number, result)
         with lock, contextlib.suppress(BrokenPipeError):
-            connection.send_bytes(packed(number, result))
+            connection.send_bytes(answer)
 
     team = ThreadTeam(
         setup.worker,

@@ -18,6 +18,9 @@ from manila_backup.exception import ManilaBackupError
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
+BATCH = 128
+"""Entries of a task, as long as nobody knows how long they take."""
+
 Done = tuple[int, Outcome | BaseException]
 """A task's number, and what became of it."""
 
@@ -41,8 +44,8 @@ class Crew(Protocol[T_contra]):
     def in_work(self) -> int: ...
 
     @property
-    def wide(self) -> bool:
-        """Whether there are so many workers that tasks should be small."""
+    def batch(self) -> int:
+        """How many entries a task should have."""
 
     def submit(self, number: int, task: T_contra) -> None: ...
 
@@ -65,7 +68,7 @@ class InlineCrew(Generic[T]):
     def __init__(self, worker: Worker[T]) -> None:
         self._worker = worker
         self._task: tuple[int, T] | None = None
-        self.wide = False
+        self.batch = BATCH
 
     @property
     def room(self) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -14,6 +15,9 @@ from manila_backup.exception import Cancelled
 
 _WAIT_S = 0.2
 """How long nobody asks whether to cancel, at most."""
+
+_FIRST_BATCH = 16
+_LONG_S = 0.1
 
 Handler = Callable[[Outcome], None]
 
@@ -40,11 +44,17 @@ class Dispatch:
         self._queue: deque[tuple[Task, Handler]] = deque()
         self._handlers: dict[int, Handler] = {}
         self._number = 0
+        self._since_s = time.monotonic()
 
     @property
-    def wide(self) -> bool:
-        """Whether there are so many workers that tasks should be small."""
-        return self._crew.wide
+    def batch(self) -> int:
+        """How many entries a task should have: few, until it is known how long they take."""
+        return _FIRST_BATCH if self._start is not None else self._crew.batch
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether tasks are done while :meth:`collect` waits for them."""
+        return self._crew is self._inline
 
     @property
     def in_work(self) -> int:
@@ -62,9 +72,13 @@ class Dispatch:
     def add(self, task: Task, handler: Handler) -> None:
         self._queue.append((task, handler))
 
-    def spread(self) -> None:
-        """There is much to do. Does nothing when it was called before."""
-        if self._start is not None and not self._handlers:
+    def spread(self, *, is_much: bool) -> None:
+        """There is more to do. If that is much, or if it has taken some time already, it is worth
+        the larger crew. To be called when nothing is in work; does nothing once it is there.
+        """
+        if self._start is None or self._handlers:
+            return
+        if is_much or time.monotonic() - self._since_s > _LONG_S:
             self._crew, self._start = self._start(), None
 
     def submit(self) -> None:

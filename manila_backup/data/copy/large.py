@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from manila_backup.data.catalog.entry import Entry
-from manila_backup.data.copy.content import CopiedPart, content_of
+from manila_backup.data.copy.content import EXTENTS_KEPT, CopiedPart, content_of
 from manila_backup.data.copy.dispatch import Dispatch
 from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.tasks import (
@@ -25,8 +25,8 @@ from manila_backup.data.copy.tasks import (
 
 class LargeCopy:
     """One large file: begun, copied in ranges, sealed. ``done`` is called once: with its entry, or
-    with None if the source or the target changed meanwhile; then nothing is left of it, and it has
-    to be copied in one go.
+    with None if the source or the target changed meanwhile, or the file is in very many pieces;
+    then nothing is left of it, and it has to be copied in one go.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class LargeCopy:
         self._width = width
         self._ranges: Iterator[tuple[int, int]] = iter(())
         self._parts: dict[int, CopiedPart] = {}
+        self._extents = 0
         self._in_work = 0
         self._failed = False
         self.file: LargeFile | None = None
@@ -79,6 +80,9 @@ class LargeCopy:
             self._failed = True
         else:
             self._parts[start] = part
+            self._extents += len(part.extents)
+            # In one go, ever larger holes are filled: memory does not grow with what is punched.
+            self._failed = self._failed or self._extents > EXTENTS_KEPT
         self._next_range(file)
         if self._in_work:
             return

@@ -2,8 +2,8 @@
 """A table on disk, for what a hostile tree would otherwise make grow in memory.
 
 Records are appended to an unnamed temporary file; in memory there are 16 bytes per slot of an open
-hash table that is at most two thirds full. When most of the file is records that were taken out, the
-others move to a new one: a group of hard links that is asked for again and again costs no space.
+hash table that is at most two thirds full. When most of the file is records that were taken out,
+the others move to a new one: what goes in and out again and again costs no space.
 """
 
 from __future__ import annotations

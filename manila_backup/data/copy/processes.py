@@ -10,15 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from manila_backup.data.copy import child
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.board import Board
 from manila_backup.data.copy.child import STOPPING, Setup
 from manila_backup.data.copy.crew import Done
+from manila_backup.data.copy.forked import Forked
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tasks import Outcome
 from manila_backup.exception import WorkerDied
@@ -26,7 +29,13 @@ from manila_backup.exception import WorkerDied
 _WINDOW_S = 0.1
 """How often the number of threads is thought over."""
 
-_WIDE_THREADS = 3
+_GROWTH = 8
+
+_TASK_S = 0.1
+"""What a task should take: long beside handing it out, short for whoever waits for it."""
+
+_BATCHES = 8, 256
+"""Entries of a task, at least and at most."""
 
 _STOP_GRACE_S = 5.0
 """How long a task in work may take to see that it has to stop."""
@@ -40,19 +49,20 @@ def is_parallel(options: CopyOptions, files: Files) -> bool:
 
 @dataclass(slots=True)
 class _Member:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     connection: Connection
     numbers: set[int] = field(default_factory=set)
 
 
 class Throttle:
-    """How many threads per process are worth it.
+    """How many threads per process are worth it (``threads``), and how many entries a task should
+    have (``batch``).
 
     A thread that is blocked (by a file server that answers slowly, not by the lack of a processor)
     leaves the processor to others: more of them hide the latency. Threads that compute only take
-    turns: in Python they even cost each other time. So the number is doubled while tasks are mostly
-    blocked and the processes do not compute all the time, and goes down while they do and threads
-    wait for each other.
+    turns: in Python they even cost each other time. So the number grows, twofold or more, while
+    tasks are mostly blocked and the processes do not compute all the time, and goes down while they
+    do and threads wait for each other.
     """
 
     _WAITING = 4.0
@@ -67,21 +77,29 @@ class Throttle:
         self._since_s = now_s
         self._cpu_s = 0.0
         self._blocked_s = 0.0
+        self._entries = 0
         self.threads = 1
+        self.batch = 2 * _BATCHES[0]
 
     def done(self, outcome: Outcome, now_s: float) -> None:
         """A task has ended."""
         self._cpu_s += outcome.cpu_s
         self._blocked_s += outcome.blocked_s
+        notes = outcome.notes
+        self._entries += notes.files + notes.directories + notes.others
         passed_s = now_s - self._since_s
         if passed_s < _WINDOW_S:
             return
         used = self._cpu_s / (passed_s * self._processes)
         if self._blocked_s > self._WAITING * self._cpu_s and used < self._IDLE:
-            self.threads = min(self.threads * 2, self._limit)
+            growth = min(max(int(self._IDLE / max(used, 0.01)), 2), _GROWTH)
+            self.threads = min(self.threads * growth, self._limit)
         elif self._blocked_s > self._cpu_s and used > self._BUSY:
             self.threads = max(self.threads * 3 // 4, 1)
-        self._since_s, self._cpu_s, self._blocked_s = now_s, 0.0, 0.0
+        if self._entries:
+            entry_s = (self._cpu_s + self._blocked_s) / self._entries
+            self.batch = min(max(int(_TASK_S / max(entry_s, 1e-6)), _BATCHES[0]), _BATCHES[1])
+        self._since_s, self._cpu_s, self._blocked_s, self._entries = now_s, 0.0, 0.0, 0
 
 
 class ProcessCrew:
@@ -113,17 +131,22 @@ class ProcessCrew:
             arguments = [str(fds[0]), str(fds[1]), str(os.getpid())]
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
             try:
-                process = subprocess.Popen(
-                    # -P: what lies in the working directory is not imported.
-                    [sys.executable, "-P", "-m", "manila_backup.data.copy.child", *arguments],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=fds,
-                )
+                process = self._started(arguments, fds)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             member = _Member(process, Connection(ours.detach()))
         member.connection.send(replace(self._setup, first_slot=index * self._setup.options.threads))
         return member
+
+    def _started(self, arguments: list[str], fds: list[int]) -> subprocess.Popen[bytes] | Forked:
+        if threading.active_count() == 1:
+            return Forked(lambda: child.main(arguments), keep_fds=fds)
+        return subprocess.Popen(
+            # -P: what lies in the working directory is not imported.
+            [sys.executable, "-P", "-m", child.__name__, *arguments],
+            stdin=subprocess.DEVNULL,
+            pass_fds=fds,
+        )
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -137,8 +160,8 @@ class ProcessCrew:
         return sum(len(member.numbers) for member in self._members)
 
     @property
-    def wide(self) -> bool:
-        return self._throttle.threads > _WIDE_THREADS
+    def batch(self) -> int:
+        return self._throttle.batch
 
     def submit(self, number: int, task: Any) -> None:
         member = min(self._members, key=lambda member: len(member.numbers))

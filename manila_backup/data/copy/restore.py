@@ -41,10 +41,6 @@ from manila_backup.data.copy.tasks import (
 )
 from manila_backup.types import Counters
 
-_BATCH = 128
-"""Entries of one task, and of one task among very many."""
-_SMALL_BATCH = 16
-
 _BATCH_BYTES = 32 << 20
 """After so much content a task is full, whatever its entries."""
 
@@ -161,10 +157,10 @@ class _Restore:
         with one_pass(self._entries) as stream:
             for number, entry in enumerate(stream):
                 self._lay(entry)
-                if number == _BACKLOG_ENTRIES:
+                if desk.queued and desk.is_inline:
                     self._work()
-                    desk.spread()
-                if desk.queued:
+                    desk.spread(is_much=number > _BACKLOG_ENTRIES)
+                elif desk.queued:
                     self._hand_out()
         self._hand_out_batch()
         for _, directory in self._directories.rest():
@@ -207,8 +203,7 @@ class _Restore:
         self._batch.append(coming)
         if entry.type is EntryType.FILE:
             self._batch_bytes += entry.size
-        limit = _SMALL_BATCH if self._desk.wide else _BATCH
-        if len(self._batch) >= limit or self._batch_bytes > _BATCH_BYTES:
+        if len(self._batch) >= self._desk.batch or self._batch_bytes > _BATCH_BYTES:
             self._hand_out_batch()
 
     # --- directories ------------------------------------------------------------------------------

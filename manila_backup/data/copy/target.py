@@ -255,7 +255,8 @@ class Target:
     @target_errors()
     def seal(self, fd: int, wanted: Attributes, *, size: int | None = None) -> Held:
         """Give the new file its size, if that is not what was written, and its attributes."""
-        if size is not None:
+        if size is not None and self._files.fstat(fd).st_size != size:
+            # Not if it has it already: xfs would write the whole file back when it is closed.
             self._files.truncate(fd, size)
         losses = self._setter.apply(fd, EntryType.FILE, wanted, is_path=False, strip=False)
         return self._held(wanted, losses)

@@ -49,10 +49,6 @@ from manila_backup.data.copy.tasks import (
 )
 from manila_backup.types import Counters
 
-_BATCH = 128
-"""Names of one task, and of one task among very many."""
-_SMALL_BATCH = 16
-
 _BACKLOG_NAMES = 400
 """Not before there is so much to do is it worth starting processes."""
 
@@ -176,8 +172,9 @@ class _TreeCopy:
     # --- handing out ------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
-        if self._backlog + _DIRECTORY_NAMES * len(self._later) > _BACKLOG_NAMES:
-            self._desk.spread()
+        if self._later:
+            names = self._backlog + _DIRECTORY_NAMES * len(self._later)
+            self._desk.spread(is_much=names > _BACKLOG_NAMES)
         while self._later and self._desk.room > 0 and self._may_go_on():
             heapq.heappop(self._later)[2]()
         self._desk.submit()
@@ -198,13 +195,9 @@ class _TreeCopy:
         task = CopyDirectory(
             path=node.path,
             parent=parent.directory.source if parent is not None else None,
-            limit=self._batch,
+            limit=self._desk.batch,
         )
         self._desk.add(task, partial(self._entered, node))
-
-    @property
-    def _batch(self) -> int:
-        return _SMALL_BATCH if self._desk.wide else _BATCH
 
     def _entered(self, node: Node, outcome: Outcome) -> None:
         answer = outcome.answer
@@ -245,7 +238,7 @@ class _TreeCopy:
         entered = node.entered
         if names is None or entered is None:
             raise RuntimeError("a directory without names")
-        batch = names.take(self._batch)
+        batch = names.take(self._desk.batch)
         self._backlog = max(self._backlog - len(batch), 0)
         chunk = Chunk()
         if self._emission is not None:
