@@ -6,7 +6,10 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -150,6 +153,10 @@ def pack(items: list[object]) -> bytes:
             id="content twice",
         ),
         pytest.param([directory(b""), directory(b"a", mtime_ns=2**64)], id="number too big"),
+        pytest.param([directory(b""), regular(b"..")], id="no name"),
+        pytest.param([directory(b""), directory(b"a"), regular(b"a//b")], id="empty name above"),
+        pytest.param([directory(b""), directory(b"a"), regular(b"a/")], id="empty name"),
+        pytest.param([directory(b""), regular(b"a\0b")], id="NUL"),
     ],
 )
 def test_the_writer_refuses_what_the_reader_would(entries: list[Entry]) -> None:
@@ -222,6 +229,97 @@ def test_a_chain_knows_every_directory_that_may_still_get_children(
     for one, other in itertools.combinations(done, 2):
         assert not other.startswith(one + b"/"), "a parent is done after its children"
     assert done[-1] == b""
+
+
+class NaiveChain:
+    """What a chain must do, with every path spelled out."""
+
+    def __init__(self) -> None:
+        self.open: dict[bytes, int] = {}
+
+    def done_before(self, path: bytes) -> list[tuple[bytes, int]]:
+        done = [item for item in self.open.items() if item[0] and path >= item[0] + b"0"]
+        for gone, _ in done:
+            del self.open[gone]
+        return done[::-1]
+
+
+_ANY_PATHS = st.lists(
+    st.lists(st.sampled_from([b"a", b"a-", b"a0", b"aa", b"b"]), min_size=1, max_size=5).map(
+        b"/".join
+    ),
+    min_size=1,
+    max_size=15,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(paths=_ANY_PATHS, looks=_ANY_PATHS, unread=st.booleans())
+def test_a_chain_is_like_one_with_every_path_spelled_out(
+    paths: list[bytes], looks: list[bytes], unread: bool
+) -> None:
+    """Whatever is asked of it, also when nobody looks at what is done."""
+    chain: Chain[int] = Chain()
+    naive = NaiveChain()
+    for number, path in enumerate(sorted({b"", *paths})):
+        done = chain.done_before(path)
+        expected = naive.done_before(path)
+        if not unread:
+            assert list(done) == expected
+            assert len(done) == len(expected)
+            assert [*done[1:]] == expected[1:]
+        chain.push(path, number)
+        naive.open[path] = number
+        for look in (*looks, b"", path, path + b"/x"):
+            assert chain.get(look) == naive.open.get(look)
+            assert chain.parent_of(look) == naive.open.get(look.rpartition(b"/")[0])
+    assert list(chain.rest()) == list(naive.open.items())[::-1]
+    assert not chain.rest()
+    assert chain.get(b"") is None
+
+
+@pytest.mark.parametrize("path", [b"", b"a", b"a/b", b"a/a", b"b"])
+def test_a_chain_refuses_what_does_not_go_on_from_it(path: bytes) -> None:
+    chain: Chain[int] = Chain()
+    for number, good in enumerate([b"", b"a", b"a/b"]):
+        chain.push(good, number)
+    with pytest.raises(ValueError, match="order"):
+        chain.push(path, 9)
+    assert [value for _, value in chain.rest()] == [2, 1, 0]
+
+
+LEVELS = 1500
+
+
+def deep() -> Iterator[Entry]:
+    """Directories in each other, a file beside each: 160 MB of paths, 150 KB the longest."""
+    path = b""
+    yield directory(path)
+    for _ in range(LEVELS):
+        path = path + b"/" + b"d" * 100 if path else b"d" * 100
+        yield directory(path)
+        yield regular(path + b"-", 0)
+
+
+def test_memory_does_not_grow_with_the_length_of_the_paths(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        with (tmp_path / "catalog").open("wb") as sink:
+            writer = CatalogWriter(sink)
+            chain: Chain[bool] = Chain()
+            for item in deep():
+                chain.done_before(item.path)
+                if item.type is EntryType.DIRECTORY:
+                    chain.push(item.path, True)
+                writer.add(item)
+            summary = writer.close()
+        assert summary.entries == 2 * LEVELS + 1
+        assert max(len(path) for path, _ in chain.rest()) > 100 * LEVELS
+        with (tmp_path / "catalog").open("rb") as source:
+            check(source, summary)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 # --- pieces ---------------------------------------------------------------------------------------

@@ -287,3 +287,25 @@ def test_msgpack_that_is_cut_short_is_damaged() -> None:
     payload = zstandard.ZstdCompressor().compress(raw[:-1])
     with pytest.raises(CatalogDamaged, match="not an entry"):
         read(_around(payload, 1, len(raw) - 1))
+
+
+def test_more_than_one_frame_is_damaged() -> None:
+    raw = msgpack.packb(_ROOT)
+    payload = zstandard.ZstdCompressor().compress(raw)
+    assert len(read(_around(payload, 1, len(raw)))) == 1
+    for more in (b"x", payload, zstandard.ZstdCompressor().compress(b"")):
+        with pytest.raises(CatalogDamaged, match="cannot be decompressed"):
+            read(_around(payload + more, 1, len(raw)))
+
+
+@pytest.mark.parametrize("length", [100, 5 << 20], ids=["at once", "step by step"])
+@pytest.mark.parametrize("harm", ["shorter", "longer", "flipped"])
+def test_a_block_of_any_length_is_decompressed_with_care(length: int, harm: str) -> None:
+    raw = msgpack.packb({**_ROOT, "x": {b"user.x": bytes(length)}})
+    payload = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(raw))
+    claimed = len(raw) + {"shorter": -1, "longer": 1, "flipped": 0}[harm]
+    assert len(read(_around(bytes(payload), 1, len(raw)))) == 1
+    if harm == "flipped":
+        payload[-6] ^= 1
+    with pytest.raises(CatalogDamaged, match="block 0"):
+        read(_around(bytes(payload), 1, claimed))

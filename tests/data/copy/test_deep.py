@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manila_backup.data.copy.dirstack import DirStack, NotTheDirectory, identity_of
+from manila_backup.data.copy.dirstack import (
+    DirStack,
+    Identity,
+    NotTheDirectory,
+    identity_of,
+)
 from manila_backup.data.copy.listing import SortedNames, Spill
 from manila_backup.data.copy.measure import measure_tree
 from manila_backup.data.copy.remove import remove_tree
@@ -95,6 +101,76 @@ def test_the_cost_of_removing_a_level_does_not_depend_on_the_depth(tmp_path: Pat
         assert remove(tmp_path / "d", files) == levels
         calls.append(files.calls / levels)
     assert calls[1] < calls[0] + 0.2
+
+
+def nested(root: Path, levels: int, name: bytes) -> list[Identity]:
+    """Like :func:`dig`; answers which directory is which."""
+    dig(root, levels, name)
+    fd, found = os.open(root, os.O_RDONLY), []
+    for _ in range(levels):
+        deeper = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = deeper
+        found.append(identity_of(os.fstat(fd)))
+    os.close(fd)
+    return found
+
+
+def test_memory_does_not_grow_with_the_length_of_the_paths(tmp_path: Path) -> None:
+    """A walk of 1000 levels, 100 KB of path at the end: 50 MB if each level kept its own."""
+    levels, name = 1000, b"n" * 100
+    top = tmp_path / "top"
+    top.mkdir()
+    wanted = nested(top, levels, name)
+    try:
+        with Opened(top) as root:
+            tracemalloc.start()
+            walk = Walk(root, files=SYSTEM, cancelled=not_cancelled, on_skip=pytest.fail)
+            assert sum(1 for _ in walk) == 2 * levels + 1
+            stack = DirStack(root, SYSTEM)
+            for level in (levels, 1, levels // 2, levels, levels - 1):
+                fd = stack.enter(b"/".join([name] * level), wanted[level - 1])
+                assert identity_of(os.fstat(fd)) == wanted[level - 1]
+            stack.close()
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+        remove(top)
+
+
+def test_a_chain_of_directories_is_not_remembered_by_the_walk(tmp_path: Path) -> None:
+    """There is nothing to come back for above."""
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "/".join("d" * 50)).mkdir(parents=True)
+    (tmp_path / "top" / "z").touch()
+    (tmp_path / "top" / "d" / "d" / "y").touch()
+    with Opened(tmp_path / "top") as root:
+        walk = Walk(root, files=SYSTEM, cancelled=not_cancelled, on_skip=pytest.fail)
+        found = []
+        for entry in walk:
+            found.append(entry.path)
+            assert len(walk._frames) <= 3
+    assert found == sorted(snapshot(str(tmp_path / "top")))
+
+
+def test_entering_a_neighbour_costs_its_own_calls_only(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "d").mkdir()
+    with Opened(tmp_path) as root:
+        files = Faulty(0, 0)
+        stack = DirStack(root, files)
+        for path, calls in [
+            (b"a/b/c", 9),  # open, fstat, mount_id of each
+            (b"a/b/c", 0),
+            (b"a/b/d", 4),  # and close
+            (b"a/b", 1),
+            (b"a/b/c", 3),
+            (b"", 3),
+        ]:
+            before = files.calls
+            stack.enter(path)
+            assert files.calls - before == calls, path
+        stack.close()
 
 
 NAMES = [
