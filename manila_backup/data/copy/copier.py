@@ -462,6 +462,7 @@ class Copier:
         """Copy it as what it is; if it is not what it was, look once more. Answers its record."""
         path = directory.path + b"/" + name if directory.path else name
         bytes_before = notes.bytes
+        info: os.stat_result | None = None
         self._pulse.entry()
         try:
             for _ in range(LOOKS):
@@ -475,7 +476,7 @@ class Copier:
         except FileNotFoundError:
             pass
         except OSError as error:
-            if error.errno != errno.ESTALE or self._is_there(name, fd, identity_of(info)):
+            if error.errno != errno.ESTALE or self._is_there(name, fd, info):
                 raise copy_failed(path, error) from error
         notes.bytes = bytes_before
         notes.skip(path)
@@ -636,7 +637,7 @@ class Copier:
             return again.errno in GONE
         return False
 
-    def _is_there(self, name: bytes, fd: int, inode: Identity) -> bool:
+    def _is_there(self, name: bytes, fd: int, seen: os.stat_result | None) -> bool:
         """After ESTALE: another NFS client may have removed the file while it was read."""
         try:
             info = self._files.lstat(name, fd)
@@ -644,7 +645,7 @@ class Copier:
             return False
         except OSError:
             return True
-        return identity_of(info) == inode
+        return seen is None or identity_of(info) == identity_of(seen)
 
 
 class _Records:

@@ -19,6 +19,9 @@ from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.node import UNKNOWN, Chunk, Node, Slot, State
 from manila_backup.data.copy.tasks import Record
 
+_OTHER_BYTES = 500
+"""What a record takes that is not an encoded entry yet."""
+
 
 class _Frame:
     """A directory whose entries are being written. ``pending``: directories in it that were
@@ -33,7 +36,7 @@ class _Frame:
 
 
 class Emission:
-    """``buffered``: entries known that wait for their turn; the coordinator adds to it."""
+    """``buffered_bytes``: what is known and waits for its turn, chunk by chunk."""
 
     def __init__(self, catalog: CatalogWriter, table: groups.Groups) -> None:
         self._catalog = catalog
@@ -41,17 +44,26 @@ class Emission:
         self._frames: list[_Frame] = []
         self._root: Node | None = None
         self._prefix = b""
-        self.buffered = 0
+        self.buffered_bytes = 0
 
     def start(self, root: Node) -> None:
         self._root = root
 
+    def known(self, chunk: Chunk, records: list[Record]) -> None:
+        """A chunk's records have come."""
+        chunk.records = records
+        chunk.bytes = sum(
+            len(name) + (len(value) if type(value) is bytes else _OTHER_BYTES)
+            for name, value in records
+        )
+        self.buffered_bytes += chunk.bytes
+
     def run(self) -> None:
         """Write what can be written by now."""
         if self._root is not None:
-            if self._root.entered is None:
+            if self._root.entry is None:
                 return
-            self._add(self._root.entered.entry)
+            self._add_directory(self._root)
             self._frames.append(_Frame(self._root))
             self._root = None
         while self._frames and self._step(self._frames[-1]):
@@ -79,12 +91,12 @@ class Emission:
             self._descend(frame.pending.pop()[1])
         elif self._write(frame, name, value):
             chunk.position += 1
-            self.buffered -= 1
         else:
             return False
         return True
 
     def _next_chunk(self, node: Node, chunk: Chunk) -> None:
+        self.buffered_bytes -= chunk.bytes
         if chunk.tail is not None:
             node.chunks[0] = chunk.tail
         else:
@@ -124,10 +136,15 @@ class Emission:
     def _write_directory(self, frame: _Frame, name: bytes, node: Node) -> bool:
         if node.state is State.WAITING:
             return False
-        if node.entered is not None:
-            self._add(node.entered.entry)
+        if node.entry is not None:
+            self._add_directory(node)
             frame.pending.append((name + b"/", node))
         return True
+
+    def _add_directory(self, node: Node) -> None:
+        entry, node.entry = node.entry, None
+        if entry is not None:
+            self._add(entry)
 
     def _add(self, entry: Entry) -> None:
         try:

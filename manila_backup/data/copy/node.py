@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from manila_backup.data.copy.tasks import Entered, Name
+from manila_backup.data.catalog.entry import Entry
+from manila_backup.data.copy.attributes import Attributes
+from manila_backup.data.copy.dirstack import Identity
+from manila_backup.data.copy.tasks import Directory, Entered, Name
 
 _NEAR = 64
 _APART = 1024
@@ -47,10 +50,11 @@ class Chunk:
     """Consecutive entries of a directory. ``records``: None while they are in work; ``tail``: the
     entries that come right after them, split off."""
 
-    __slots__ = ("position", "records", "tail")
+    __slots__ = ("bytes", "position", "records", "tail")
 
     def __init__(self) -> None:
         self.records: list[tuple[bytes, Any]] | None = None
+        self.bytes = 0
         self.position = 0
         self.tail: Chunk | None = None
 
@@ -74,39 +78,15 @@ class Names:
         return taken
 
 
-class Node:
-    """``left``: what has to end before the directory can be finished: its own task, batches of its
-    names, directories in it, names of hard-linked files. ``chunks``: what the catalog still has to
-    get; no more will come when ``is_listed``.
-    """
+class Below:
+    """A directory by its name and the one above it."""
 
-    __slots__ = (
-        "_path",
-        "chunks",
-        "depth",
-        "entered",
-        "instead",
-        "is_listed",
-        "left",
-        "looks",
-        "name",
-        "names",
-        "parent",
-        "state",
-    )
+    __slots__ = ("_path", "depth", "name", "parent")
 
-    def __init__(self, parent: Node | None, name: bytes) -> None:
+    def __init__(self, parent: Below | None, name: bytes) -> None:
         self.parent = parent
         self.name = name
         self.depth: int = parent.depth + 1 if parent is not None else 0
-        self.left = 1
-        self.looks = 1
-        self.state = State.WAITING
-        self.entered: Entered | None = None
-        self.instead = Slot()
-        self.names: Names | None = None
-        self.chunks: deque[Chunk] = deque()
-        self.is_listed = False
         keeps = self.depth < _NEAR or self.depth % _APART == 0
         self._path = self._joined() if keeps else None
 
@@ -116,14 +96,70 @@ class Node:
 
     def _joined(self) -> bytes:
         names = [self.name]
-        node = self.parent
-        while node is not None and node._path is None:
-            names.append(node.name)
-            node = node.parent
-        if node is not None and node._path:
-            names.append(node._path)
+        place = self.parent
+        while place is not None and place._path is None:
+            names.append(place.name)
+            place = place.parent
+        if place is not None and place._path:
+            names.append(place._path)
         return b"/".join(reversed(names))
 
     def path_of(self, name: bytes) -> bytes:
         path = self.path
         return path + b"/" + name if path else name
+
+
+class Node(Below):
+    """``left``: what has to end before the directory can be finished: its own task, batches of its
+    names, directories in it, names of hard-linked files. ``chunks``: what the catalog still has to
+    get; no more will come when ``is_listed``. ``entry`` is kept until the catalog has it.
+    """
+
+    __slots__ = (
+        "chunks",
+        "entry",
+        "fresh",
+        "instead",
+        "is_listed",
+        "left",
+        "looks",
+        "losses",
+        "names",
+        "source",
+        "state",
+        "target",
+        "wanted",
+    )
+
+    parent: Node | None
+
+    def __init__(self, parent: Node | None, name: bytes) -> None:
+        super().__init__(parent, name)
+        self.left = 1
+        self.looks = 1
+        self.state = State.WAITING
+        self.entry: Entry | None = None
+        self.source: Identity | None = None
+        self.target: Identity | None = None
+        self.fresh = False
+        self.wanted: Attributes | None = None
+        self.losses: tuple[str, ...] = ()
+        self.instead = Slot()
+        self.names: Names | None = None
+        self.chunks: deque[Chunk] = deque()
+        self.is_listed = False
+
+    def enter(self, answer: Entered, *, keep_entry: bool) -> None:
+        """It was entered. What names its path is not kept: there may be very many levels."""
+        self.state = State.ENTERED
+        self.entry = answer.entry if keep_entry else None
+        self.source, self.target = answer.directory.source, answer.directory.target
+        self.fresh = answer.directory.fresh
+        self.wanted, self.losses = answer.wanted, answer.losses
+
+    @property
+    def directory(self) -> Directory:
+        """For tasks in it."""
+        if self.source is None or self.target is None:
+            raise RuntimeError("a directory that was not entered")
+        return Directory(path=self.path, source=self.source, target=self.target, fresh=self.fresh)

@@ -26,6 +26,7 @@ from manila_backup.data.copy.dispatch import Dispatch
 from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.layer import Layer
 from manila_backup.data.copy.links import GroupContents, LinkedName, TargetLinks
+from manila_backup.data.copy.node import Below
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.processes import ProcessCrew, is_parallel
 from manila_backup.data.copy.prune import Pruner, Wanted
@@ -93,15 +94,17 @@ def _wanted(entries: EntrySource) -> Generator[Wanted]:
             yield Wanted.of_entry(entry)
 
 
-class _Open:
+class _Open(Below):
     """A directory that was made and not finished. ``left``: what has to end before it can be: the
     stream has left it, entries in it are in work, directories in it are not finished."""
 
-    __slots__ = ("entry", "inode", "left", "losses", "parent", "reused")
+    __slots__ = ("inode", "left", "losses", "reused", "wanted")
+
+    parent: _Open | None
 
     def __init__(self, parent: _Open | None, entry: Entry) -> None:
-        self.parent = parent
-        self.entry = entry
+        super().__init__(parent, entry.path.rpartition(b"/")[2])
+        self.wanted = Attributes.of_entry(entry)
         self.inode: Identity | None = None
         self.reused = False
         self.losses: tuple[str, ...] = ()
@@ -137,9 +140,10 @@ class _Restore:
             kind="restore", source_fd=data_fd, target_fd=target_fd, options=options, hashing=True
         )
         try:
-            # It also makes the directories, whatever the crew.
-            self._layer = Layer(
-                data_fd, target_fd, options, self._pulse, files=files, window=WINDOW
+            # Directories are made ahead of what is in them, so whoever makes them is elsewhere.
+            self._maker, self._layer = (
+                Layer(data_fd, target_fd, options, pulse, files=files, window=WINDOW)
+                for pulse in (self._pulse, Pulse(cancelled, tally.live))
             )
         except OSError as error:
             raise copy_failed(b"", error) from error
@@ -183,6 +187,7 @@ class _Restore:
 
     def close(self) -> None:
         self._desk.close()
+        self._maker.close()
         self._layer.close()
         self._links.close()
 
@@ -209,7 +214,7 @@ class _Restore:
     # --- directories ------------------------------------------------------------------------------
 
     def _make_directory(self, entry: Entry, parent: _Open | None) -> None:
-        made = self._layer.make_directory(entry)
+        made = self._maker.make_directory(entry)
         self._tally.take(self._pulse.notes)
         self._tally.report()
         directory = _Open(parent, entry)
@@ -229,9 +234,9 @@ class _Restore:
             self._ended(directory.parent)
             return
         task = FinishDirectory(
-            path=directory.entry.path,
+            path=directory.path,
             target=directory.inode,
-            wanted=Attributes.of_entry(directory.entry),
+            wanted=directory.wanted,
             losses=directory.losses,
             strip=directory.reused,
         )

@@ -34,7 +34,6 @@ from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.tasks import (
     CopyDirectory,
     CopyNames,
-    Directory,
     Entered,
     FinishDirectory,
     Large,
@@ -58,7 +57,7 @@ _DIRECTORY_NAMES = 20
 _RANGES = 2
 """Ranges of one large file in work at once, per process."""
 
-_BUFFERED = 40_000
+_BUFFERED_BYTES = 16 << 20
 """Entries that wait for the catalog at most, but for those in work."""
 
 
@@ -181,7 +180,7 @@ class _TreeCopy:
 
     def _may_go_on(self) -> bool:
         """What the catalog waits for is always the first of what is left, or in work."""
-        if self._emission is None or self._emission.buffered < _BUFFERED:
+        if self._emission is None or self._emission.buffered_bytes < _BUFFERED_BYTES:
             return True
         return self._desk.in_work + self._desk.queued < self._processes
 
@@ -191,10 +190,9 @@ class _TreeCopy:
     # --- directories ------------------------------------------------------------------------------
 
     def _enter(self, node: Node) -> None:
-        parent = node.parent.entered if node.parent is not None else None
         task = CopyDirectory(
             path=node.path,
-            parent=parent.directory.source if parent is not None else None,
+            parent=node.parent.source if node.parent is not None else None,
             limit=self._desk.batch,
         )
         self._desk.add(task, partial(self._entered, node))
@@ -202,8 +200,7 @@ class _TreeCopy:
     def _entered(self, node: Node, outcome: Outcome) -> None:
         answer = outcome.answer
         if isinstance(answer, Entered):
-            node.state = State.ENTERED
-            node.entered = answer
+            node.enter(answer, keep_entry=self._emission is not None)
             self._add_names(node, answer, outcome)
         elif answer is NotEntered.OTHER_TYPE and node.parent is not None and node.looks < LOOKS:
             node.state = State.INSTEAD
@@ -235,8 +232,7 @@ class _TreeCopy:
 
     def _next_batch(self, node: Node) -> None:
         names = node.names
-        entered = node.entered
-        if names is None or entered is None:
+        if names is None:
             raise RuntimeError("a directory without names")
         batch = names.take(self._desk.batch)
         self._backlog = max(self._backlog - len(batch), 0)
@@ -253,7 +249,7 @@ class _TreeCopy:
 
     def _copy_names(self, node: Node, chunk: Chunk, batch: list[Name]) -> None:
         node.left += 1
-        task = CopyNames(directory=directory_of(node), names=batch)
+        task = CopyNames(directory=node.directory, names=batch)
         self._desk.add(task, partial(self._copied, node, chunk))
 
     def _copied(self, node: Node, chunk: Chunk, outcome: Outcome) -> None:
@@ -270,8 +266,7 @@ class _TreeCopy:
             if type(value) is not bytes:
                 records[index] = (name, self._begin(node, name, value))
         if self._emission is not None:
-            chunk.records = records
-            self._emission.buffered += len(records)
+            self._emission.known(chunk, records)
 
     def _begin(self, node: Node, name: bytes, value: Any) -> Any:
         if value is Kind.DIRECTORY:
@@ -289,7 +284,7 @@ class _TreeCopy:
 
     def _copy_large(self, node: Node, slot: Slot, name: bytes) -> None:
         self._backlog += _BACKLOG_NAMES + 1
-        directory = directory_of(node)
+        directory = node.directory
 
         def done(entry: Entry | None) -> None:
             self._large.discard(large)
@@ -309,7 +304,7 @@ class _TreeCopy:
         parent = child.parent
         if parent is None:
             raise RuntimeError("the root is a directory")
-        task = CopyNames(directory=directory_of(parent), names=[(child.name, Kind.OTHER)])
+        task = CopyNames(directory=parent.directory, names=[(child.name, Kind.OTHER)])
         self._desk.add(task, partial(self._looked_again, child, parent))
 
     def _looked_again(self, child: Node, parent: Node, outcome: Outcome) -> None:
@@ -338,16 +333,15 @@ class _TreeCopy:
         node.left -= 1
         if node.left:
             return
-        entered = node.entered
-        if entered is None:
+        if node.target is None or node.wanted is None:
             if node.parent is not None:
                 self._ended(node.parent)
             return
         task = FinishDirectory(
             path=node.path,
-            target=entered.directory.target,
-            wanted=entered.wanted,
-            losses=entered.losses,
+            target=node.target,
+            wanted=node.wanted,
+            losses=node.losses,
         )
         self._desk.add(task, partial(self._finished, node))
 
@@ -371,7 +365,7 @@ class _TreeCopy:
             self._link(group, node, slot, name, linked)
 
     def _copy_whole(self, node: Node, name: bytes, handler: Handler) -> None:
-        task = CopyNames(directory=directory_of(node), names=[(name, Kind.OTHER)], whole=True)
+        task = CopyNames(directory=node.directory, names=[(name, Kind.OTHER)], whole=True)
         self._desk.add(task, handler)
 
     def _copy_first(
@@ -454,12 +448,6 @@ class _TreeCopy:
             name = outcome.records[0][0] if outcome.records else b""
             slot.value = None if value is None else self._begin(node, name, value)
         self._ended(node)
-
-
-def directory_of(node: Node) -> Directory:
-    if node.entered is None:
-        raise RuntimeError("a directory that was not entered")
-    return node.entered.directory
 
 
 def is_same(group: Group, entry: Entry) -> bool:
