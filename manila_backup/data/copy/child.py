@@ -25,6 +25,7 @@ from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.board import Board
 from manila_backup.data.copy.crew import ThreadTeam, Worker
 from manila_backup.data.copy.errors import copy_failed
+from manila_backup.data.copy.heap import keep_large_blocks_apart
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.sysio import SYSTEM
 
@@ -107,6 +108,7 @@ def main(argv: list[str]) -> None:
     die_with_parent(int(argv[2]))
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+    keep_large_blocks_apart()
     os.umask(0)
     os.chdir("/")
     allow_many_fds()

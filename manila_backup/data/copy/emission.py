@@ -100,7 +100,7 @@ class Emission:
         if chunk.tail is not None:
             node.chunks[0] = chunk.tail
         else:
-            node.chunks.popleft()
+            node.chunks.pop(0)
 
     def _descend(self, node: Node) -> None:
         self._frames.append(_Frame(node))

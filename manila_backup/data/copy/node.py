@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -146,7 +145,7 @@ class Node(Below):
         self.losses: tuple[str, ...] = ()
         self.instead = Slot()
         self.names: Names | None = None
-        self.chunks: deque[Chunk] = deque()
+        self.chunks: list[Chunk] = []
         self.is_listed = False
 
     def enter(self, answer: Entered, *, keep_entry: bool) -> None:

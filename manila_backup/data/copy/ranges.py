@@ -23,7 +23,7 @@ from manila_backup.data.copy.errors import TargetFailed, copy_failed
 from manila_backup.data.copy.notes import Notes, Pulse
 from manila_backup.data.copy.source import SourceFiles, Swapped
 from manila_backup.data.copy.sysio import Files
-from manila_backup.data.copy.target import Held, Mounted, Raced, Target
+from manila_backup.data.copy.target import Held, Mounted, NewFile, Raced, Target
 from manila_backup.data.copy.tasks import BeginFile, Begun, CopyRange, LargeFile, SealFile
 from manila_backup.data.copy.walk import GONE
 
@@ -76,7 +76,7 @@ class Ranges:
                     self._files, opened.fd, info.st_size, RANGE_BYTES, self._pulse.check
                 )
             new = self._target.begin_file(path)
-            self._files.close(new.fd)
+            self._close(new, path)
         except _NOT_THERE:
             return None
         except (TargetFailed, Raced, Mounted):
@@ -93,6 +93,13 @@ class Ranges:
             seen=_looks(info),
         )
         return Begun(file=file, ranges=ranges)
+
+    def _close(self, new: NewFile, path: bytes) -> None:
+        try:
+            self._files.close(new.fd)
+        except OSError:
+            self._target.take_back(path, new.identity)
+            raise
 
     def copy(self, task: CopyRange) -> CopiedPart | None:
         """See :class:`~.tasks.CopyRange`.
