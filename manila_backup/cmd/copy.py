@@ -21,7 +21,7 @@ from manila_backup.cmd.copy_progress import Display, Meter, is_terminal
 from manila_backup.cmd.copy_report import Failure, Outcome, Result
 from manila_backup.cmd.copy_survey import Survey
 from manila_backup.data.copy.base import CopyOptions
-from manila_backup.data.copy.heap import keep_large_blocks_apart
+from manila_backup.data.copy.heap import collect_seldom, keep_large_blocks_apart
 from manila_backup.data.copy.tree import copy_tree
 from manila_backup.data.drivers.durable import DISK, Disk
 from manila_backup.names import printable
@@ -317,6 +317,7 @@ def _print(stream: TextIO | None, text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     found = parser().parse_args(arguments)
     keep_large_blocks_apart()
+    collect_seldom()
     cancelling = Cancelling()
     try:
         with (

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from manila_backup import exception
-from manila_backup.data.copy.heap import keep_large_blocks_apart
+from manila_backup.data.copy.heap import collect_seldom, keep_large_blocks_apart
 from manila_backup.data.drivers.base import Control, Progress
 from manila_backup.data.task import METHODS, Task
 
@@ -109,6 +109,7 @@ def main(argv: list[str]) -> int:
     connection = Connection(int(argv[0]))
     die_with_parent(int(argv[1]))
     keep_large_blocks_apart()
+    collect_seldom()
     os.chdir("/")
     parent = _Parent(connection)
     task: Task = connection.recv()

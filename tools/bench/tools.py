@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib.util
 import os
 import sys
@@ -62,14 +63,19 @@ class Tool:
 
 
 def our_command() -> tuple[str, ...]:
-    """The installed command, or the module where the package was not installed with it.
+    """The installed command, or the module where the package was not installed with it; compiled.
 
     :raises CannotRun: there is neither.
     """
+    package = importlib.util.find_spec("manila_backup")
+    for place in (package.submodule_search_locations or ()) if package is not None else ():
+        # As pip does where the package is not editable; Python may be told not to do so when it
+        # runs (PYTHONDONTWRITEBYTECODE).
+        compileall.compile_dir(place, quiet=1)
     installed = Path(sys.executable).with_name("manila-backup-copy")
     if installed.exists():
         return (os.fspath(installed),)
-    if importlib.util.find_spec("manila_backup") is None:
+    if package is None:
         raise CannotRun(
             f"{sys.executable} does not find manila_backup: run tools/install.sh, "
             "then .venv/bin/python tools/bench_copy.py."

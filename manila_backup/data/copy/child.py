@@ -25,7 +25,7 @@ from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.board import Board
 from manila_backup.data.copy.crew import ThreadTeam, Worker
 from manila_backup.data.copy.errors import copy_failed
-from manila_backup.data.copy.heap import keep_large_blocks_apart
+from manila_backup.data.copy.heap import collect_seldom, keep_large_blocks_apart
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.sysio import SYSTEM
 
@@ -109,6 +109,7 @@ def main(argv: list[str]) -> None:
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     keep_large_blocks_apart()
+    collect_seldom()
     os.umask(0)
     os.chdir("/")
     allow_many_fds()

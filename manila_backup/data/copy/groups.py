@@ -114,14 +114,18 @@ class Groups:
         first = group.first
         if first is None:
             raise RuntimeError("a group without its first name")
+        losses = name.losses
+        if group.made is None:
+            # Nor has the target the name that was copied first, wherever it stands.
+            losses = tuple(dict.fromkeys((*losses, "special")))
         if group.number is None:
             self._numbers += 1
             group.number = self._numbers
             # What the inode has lost, every name has lost; it is told once.
-            losses = tuple(dict.fromkeys(first.losses + name.losses))
+            losses = tuple(dict.fromkeys(first.losses + losses))
             group.first = dataclasses.replace(first, content=None)
         else:
-            first, losses = dataclasses.replace(first, content=None), name.losses
+            first = dataclasses.replace(first, content=None)
         return dataclasses.replace(first, path=path, link_group=group.number, losses=losses)
 
     def _make_room(self, latest: Identity) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+
+_COLLECT_OBJECTS = 100_000
 
 _M_MMAP_THRESHOLD = -3
 _THRESHOLD_BYTES = 128 << 10
@@ -19,3 +22,10 @@ def keep_large_blocks_apart() -> None:
     """
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES)
+
+
+def collect_seldom() -> None:
+    """Look for garbage in cycles once per so many objects: a batch of small files makes thousands
+    of tuples that are gone by themselves a moment later, and the default looks at them every 700.
+    """
+    gc.set_threshold(_COLLECT_OBJECTS, 50, 50)
