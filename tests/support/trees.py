@@ -17,6 +17,15 @@ from hypothesis import strategies as st
 
 ACCESS_ACL = b"system.posix_acl_access"
 DEFAULT_ACL = b"system.posix_acl_default"
+CAPABILITY = b"security.capability"
+NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")
+"""As the kernel keeps it: version 2, effective, cap_net_raw."""
+
+XFS_ACLS = frozenset({b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"})
+"""In these XFS, and no other file system, shows its POSIX ACLs once more."""
+
+ID_MAX = (1 << 32) - 2
+"""The highest uid and gid; the one above it means "leave it as it is"."""
 
 
 # --- looking at trees -----------------------------------------------------------------------------
@@ -142,6 +151,39 @@ def assert_same(a: str | bytes, b: str | bytes) -> None:
     assert not found, "\n".join(found)
 
 
+def without(seen: dict[bytes, Seen], names: frozenset[bytes]) -> dict[bytes, Seen]:
+    """Leaving out these extended attributes."""
+    return {
+        path: replace(entry, xattrs=tuple(item for item in entry.xattrs if item[0] not in names))
+        for path, entry in seen.items()
+    }
+
+
+def widened(seen: dict[bytes, Seen], block_bytes: int) -> dict[bytes, Seen]:
+    """What it looks like on a file system with these larger blocks: a block that has any data is
+    data."""
+    return {
+        path: replace(entry, extents=tuple(_widen(entry.extents, entry.size, block_bytes)))
+        for path, entry in seen.items()
+    }
+
+
+def _widen(
+    extents: tuple[tuple[int, int], ...], size: int, block_bytes: int
+) -> Iterator[tuple[int, int]]:
+    before: tuple[int, int] | None = None
+    for start, end in extents:
+        start -= start % block_bytes  # noqa: PLW2901
+        end = min(-(-end // block_bytes) * block_bytes, size)  # noqa: PLW2901
+        if before is not None and start <= before[1]:
+            start = before[0]  # noqa: PLW2901
+        elif before is not None:
+            yield before
+        before = start, end
+    if before is not None:
+        yield before
+
+
 # --- random trees ---------------------------------------------------------------------------------
 
 
@@ -161,6 +203,7 @@ class Node:
     tail: int = 0
     target: bytes = b"x"
     link_to: int = 0
+    rdev: int = os.makedev(1, 3)
 
 
 def acl(*named: tuple[int, int], owner: int = 7, group: int = 5, other: int = 0) -> bytes:
@@ -187,13 +230,19 @@ _NAMES = st.one_of(
 ).filter(lambda name: name not in _RESERVED and not name.startswith(b".nfs"))
 
 _TIMES = st.one_of(
-    st.integers(-(1 << 31) * 10**9, (1 << 33) * 10**9),
+    # The first second that XFS and ext4 can hold has no fraction.
+    st.integers((1 - (1 << 31)) * 10**9, (1 << 33) * 10**9),
     st.sampled_from([0, -1, 1, 999_999_999, -1_000_000_001]),
 )
-_IDS = st.sampled_from([0, 1, 1000, 65534, 4_000_000_000])
+_IDS = st.sampled_from([0, 1, 1000, 65534, 4_000_000_000, ID_MAX])
 _USER_XATTRS = st.dictionaries(
-    st.sampled_from([b"user.a", b"user.b\n", b"trusted.t"]), st.binary(max_size=40), max_size=2
+    st.sampled_from(
+        [b"user.a", b"user.b\n", b"trusted.t", b"security.s", b"user.\xff" + b"n" * 249]
+    ),
+    st.binary(max_size=40),
+    max_size=2,
 )
+_RDEVS = st.sampled_from([os.makedev(1, 3), os.makedev(0, 0), os.makedev(259, 70_000)])
 _CHUNKS = st.lists(
     st.tuples(st.integers(0, 24), st.binary(min_size=1, max_size=30)), max_size=4
 ).map(tuple)
@@ -205,6 +254,8 @@ def _files(draw: st.DrawFn) -> Node:
     xattrs = draw(_USER_XATTRS)
     if draw(st.integers(0, 5)) == 0:
         xattrs[ACCESS_ACL] = acl((1234, 6), (77, draw(st.integers(0, 7))))
+    if draw(st.integers(0, 7)) == 0:
+        xattrs[CAPABILITY] = NET_RAW
     return Node(
         kind="file",
         mode=draw(st.integers(0, 0o7777)),
@@ -213,7 +264,7 @@ def _files(draw: st.DrawFn) -> Node:
         mtime_ns=draw(_TIMES),
         xattrs=xattrs,
         chunks=draw(_CHUNKS),
-        tail=draw(st.sampled_from([0, 0, 1, 4096, 9999])),
+        tail=draw(st.sampled_from([0, 0, 1, 4096, 9999, 5 << 20])),
     )
 
 
@@ -226,7 +277,8 @@ def _others(draw: st.DrawFn) -> Node:
         gid=draw(_IDS),
         mtime_ns=draw(_TIMES),
         target=draw(st.sampled_from([b"x", b"/etc/passwd", b"../..", b"a\n\xff", b"t" * 1000])),
-        xattrs=draw(st.sampled_from([{}, {}, {b"trusted.s": b"v"}])),
+        xattrs=draw(st.sampled_from([{}, {}, {b"trusted.s": b"v"}, {b"security.s": b""}])),
+        rdev=draw(_RDEVS),
     )
 
 
@@ -262,6 +314,27 @@ def trees() -> st.SearchStrategy[Node]:
     return _directories(_ENTRIES)
 
 
+def owned(node: Node, owner: int) -> Node:
+    """The nearest to it that the ordinary user ``owner`` could have made all by itself, and whose
+    root it can open."""
+    return replace(_owned(node, owner), mode=node.mode | 0o700)
+
+
+def _owned(node: Node, owner: int) -> Node:
+    return replace(
+        node,
+        kind={"char": "fifo", "block": "socket"}.get(node.kind, node.kind),
+        uid=owner,
+        gid=owner,
+        xattrs={
+            name: value
+            for name, value in node.xattrs.items()
+            if not name.startswith((b"trusted.", b"security."))
+        },
+        children={name: _owned(child, owner) for name, child in node.children.items()},
+    )
+
+
 def build(root: str, node: Node) -> None:
     """Make ``root`` (which must be an empty directory) look like ``node``."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -283,7 +356,7 @@ def _build(
 ) -> None:
     if node.kind == "link":
         if not made:
-            node = Node(kind="file")
+            node = Node(kind="file", uid=node.uid, gid=node.gid)
         else:
             with contextlib.suppress(OSError):
                 first = made[node.link_to % len(made)]
@@ -305,7 +378,7 @@ def _build(
         os.mknod(name, stat.S_IFSOCK | 0o600, dir_fd=dir_fd)
     else:
         kinds = {"fifo": stat.S_IFIFO, "char": stat.S_IFCHR, "block": stat.S_IFBLK}
-        os.mknod(name, kinds[node.kind] | 0o600, os.makedev(1, 3), dir_fd=dir_fd)
+        os.mknod(name, kinds[node.kind] | 0o600, node.rdev, dir_fd=dir_fd)
     if node.kind != "dir":
         made.append(path)
     _dress(place, node)

@@ -25,8 +25,12 @@ DEFAULT_ACL = b"system.posix_acl_default"
 NFS4_ACL = b"system.nfs4_acl"
 ACLS = frozenset({b"system.posix_acl_access", DEFAULT_ACL, NFS4_ACL})
 
-_STAYS = frozenset({NFS4_ACL, b"security.selinux"})
-"""Every inode has them where they exist; they can be replaced, not removed."""
+XFS_ACLS = frozenset({b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"})
+"""How XFS shows root its ACLs a second time. They are no attributes of their own."""
+
+_STAYS = frozenset({NFS4_ACL, b"security.selinux"}) | XFS_ACLS
+"""Every inode has them where they exist; they can be replaced, not removed. Or they are not what
+they look like."""
 
 _REFUSED = frozenset(
     {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
@@ -124,6 +128,8 @@ def read_xattrs(files: Files, place: Place) -> Xattrs:
     values: dict[bytes, bytes] = {}
     lost: list[str] = []
     for name in names:
+        if name in XFS_ACLS:
+            continue
         try:
             values[name] = files.getxattr(place, name)
         except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any
 from manila_backup.data.catalog import codec
 from manila_backup.data.catalog.entry import Entry, EntryType
 from manila_backup.data.catalog.pieces import single
-from manila_backup.data.copy.attributes import Attributes, entry_of, storable_time
+from manila_backup.data.copy.attributes import Attributes, Xattrs, entry_of, storable_time
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.content import Copied, Mover
 from manila_backup.data.copy.dirstack import (
@@ -223,8 +223,12 @@ class Copier:
             if error.errno in GONE:
                 raise NotTheDirectory from error
             raise
-        with self._source.opened(name, parent_fd, EntryType.DIRECTORY) as opened:
-            pass
+        try:
+            with self._source.opened(name, parent_fd, EntryType.DIRECTORY) as opened:
+                pass
+        except OtherMount:
+            # Neither the owner nor the attributes of what is mounted there are the share's.
+            return OpenEntry(-1, self._files.fstat(parent_fd), Xattrs({}), False)
         try:
             fd = self._dirs.enter(path, identity_of(opened.stat))
         except OtherMount:
@@ -473,7 +477,7 @@ class Copier:
                     return self._copy_as(path, fd, info, notes, whole=whole)
                 except Swapped:
                     notes.bytes = bytes_before
-        except FileNotFoundError:
+        except (FileNotFoundError, OtherMount):
             pass
         except OSError as error:
             if error.errno != errno.ESTALE or self._is_there(name, fd, info):

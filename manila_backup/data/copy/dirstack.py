@@ -139,10 +139,15 @@ class DirStack:
 
     def _open(self, name: bytes, dir_fd: int, level: _Level) -> int:
         try:
-            return self._files.open(name, OPEN_DIRECTORY, dir_fd)
+            fd = self._files.open(name, OPEN_DIRECTORY, dir_fd)
         except PermissionError:
             if self._lock is Lock.RESPECT:
                 raise
+        else:
+            # One's own directory may be readable and yet nothing in it can be reached.
+            if self._lock is Lock.RESPECT or self._files.fstat(fd).st_mode & stat.S_IXUSR:
+                return fd
+            self._drop(fd)
         path_fd = self._files.open(name, OPEN_PATH | os.O_DIRECTORY, dir_fd)
         try:
             info = self._files.fstat(path_fd)

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from manila_backup.data.catalog.codec import TIME_MAX_NS, TIME_MIN_NS
-from manila_backup.data.copy.attributes import ACLS
+from manila_backup.data.copy.attributes import ACLS, XFS_ACLS
 from manila_backup.data.copy.small import (
     HEAD_BYTES,
     LIST_BYTES,
@@ -150,6 +150,8 @@ def _read_xattrs(files: Files, fd: int) -> dict[bytes, bytes] | None:
     values: dict[bytes, bytes] = {}
     room = XATTR_BYTES
     for name in names:
+        if name in XFS_ACLS:
+            continue
         try:
             value = files.getxattr(fd, name)
         except OSError as error:

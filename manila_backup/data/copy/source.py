@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from manila_backup.data.catalog.entry import EntryType
 from manila_backup.data.copy.attributes import Xattrs, read_xattrs
+from manila_backup.data.copy.dirstack import OtherMount
 from manila_backup.data.copy.sysio import OPEN_DIRECTORY, OPEN_FILE, OPEN_PATH, Files, itself
 
 OTHER_TYPE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.EISDIR})
@@ -52,6 +53,7 @@ class SourceFiles:
         """The entry with its attributes, for the time of the block.
 
         :raises Swapped: it is of another type by now.
+        :raises OtherMount: another mount covers the name.
         :raises OSError: ENOENT if it has vanished.
         """
         fd, xattrs = self._open(name, dir_fd, type_)
@@ -81,14 +83,18 @@ class SourceFiles:
     def _open(self, name: bytes, dir_fd: int, type_: EntryType) -> tuple[int, Xattrs | None]:
         flags = {EntryType.FILE: OPEN_FILE, EntryType.DIRECTORY: OPEN_DIRECTORY}
         try:
-            return self._files.open(name, flags.get(type_, OPEN_PATH), dir_fd), None
-        except PermissionError:
+            return self._files.open_here(name, flags.get(type_, OPEN_PATH), dir_fd), None
+        except PermissionError as error:
+            if type_of(self._files.lstat(name, dir_fd)) is not type_:
+                raise Swapped from error  # to open a device on a mount without devices, say
             if self._is_root:
                 raise
             return self._open_own(name, dir_fd, type_)
         except OSError as error:
             if error.errno in OTHER_TYPE:
                 raise Swapped from error
+            if error.errno == errno.EXDEV:
+                raise OtherMount from error
             raise
 
     def _open_own(self, name: bytes, dir_fd: int, type_: EntryType) -> tuple[int, Xattrs]:

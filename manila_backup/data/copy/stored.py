@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ class StoredFiles:
     def _open(self, entry: Entry) -> int:
         directory, _, name = entry.path.rpartition(b"/")
         try:
-            return self._files.open(name, OPEN_FILE, self._dirs.enter(directory))
+            return self._files.open_here(name, OPEN_FILE, self._dirs.enter(directory))
         except (NotTheDirectory, OtherMount) as error:
             raise damaged(entry, "its directory is missing") from error
         except OSError as error:
@@ -84,6 +85,8 @@ class StoredFiles:
                 raise damaged(entry, "it is missing") from error
             if error.errno in OTHER_TYPE:
                 raise damaged(entry, "it is not a regular file") from error
+            if error.errno == errno.EXDEV:
+                raise damaged(entry, "another mount covers it") from error
             raise
 
     def close(self) -> None:

@@ -90,6 +90,8 @@ class Files:
     def names(self, dir_fd: int) -> Iterator[tuple[bytes, Kind]]:
         """The names in a directory, in no order, and what each was when listed; streaming."""
         fsencode = os.fsencode
+        # btrfs lists what was there when the fd was opened, or rewound.
+        os.lseek(dir_fd, 0, os.SEEK_SET)
         with os.scandir(dir_fd) as listing:
             for item in listing:
                 if item.is_file(follow_symlinks=False):

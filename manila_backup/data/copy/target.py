@@ -115,6 +115,7 @@ class Target:
     ) -> None:
         self._files = files
         self._plain = options.plain_target
+        self._is_user = os.geteuid() != 0
         policy = Policy(plain=options.plain_target, is_root=os.geteuid() == 0)
         self._setter = Setter(files, policy)
         self._remover = Remover(files=files, cancelled=cancelled)
@@ -324,6 +325,9 @@ class Target:
         :raises CannotLink:
         """
         first_name = first.rpartition(b"/")[2]
+        if self._is_user:
+            # Its directory may have got its final mode since it was entered: to be opened anew.
+            self._link_dirs.close()
         try:
             first_fd = self._link_dirs.enter(first.rpartition(b"/")[0])
             if identity_of(self._files.lstat(first_name, first_fd)) != identity:

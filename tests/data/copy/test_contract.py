@@ -36,7 +36,7 @@ class Record(Watched):
         self.seen: list[tuple[str, tuple[Any, ...]]] = []
 
     def opened(self) -> list[tuple[bytes, int]]:
-        return [(args[0], args[1]) for name, args in self.seen if name == "open"]
+        return [(args[0], args[1]) for name, args in self.seen if name in ("open", "open_here")]
 
 
 def fill(root: Path) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Large files in ranges: the same as in one go, whatever others do to them between two ranges.
 
-The whole coordinator at work, as with processes, but all tasks are done in this one: through a seam.
+The whole coordinator is at work, but all its tasks are done in this process, through a seam.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,30 @@ from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.exception import Cancelled, CopyFailed
 from tests.data.copy.conftest import Run, not_cancelled
+from tests.data.copy.file_systems import TMPFS, FileSystems
 from tests.support.syscalls import Faulty, Rival, Watched, open_fds
 from tests.support.trees import assert_same, differences, snapshot
 
-MIB = 1 << 20
+pytestmark = pytest.mark.root
+
 BIG = b"big"
 RANGE = PIECE_BYTES
 SECRET = b"not of this share"
 OPTIONS = CopyOptions(plain_target=True, processes=2)
+
+
+@pytest.fixture(scope="module")
+def disks() -> Iterator[FileSystems]:
+    with FileSystems() as made:
+        yield made
+
+
+@pytest.fixture
+def tmp_path(disks: FileSystems) -> Iterator[Path]:
+    """In memory: sparse files are read and compared quickly."""
+    path = disks.new(TMPFS)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,7 @@ from manila_backup.data.copy.sysio import OPEN_FILE, SYSTEM, Files
 from tests.data.copy.conftest import Opened, not_cancelled
 from tests.data.copy.file_systems import SMALL_BLOCKS, SMALL_INODES, FileSystems
 from tests.support.faultfs import FaultFs, How
+from tests.support.passthrough import Kind
 from tests.support.syscalls import Faulty, Rival, Watched, call, open_fds
 from tests.support.trees import CAPABILITY, NET_RAW, Node, acl, build, differences, snapshot, trees
 
@@ -94,6 +95,8 @@ def expected(path: Path) -> SmallFile:
     """What a look without the service says of a plain file."""
     info = path.stat()
     xattrs = {os.fsencode(name): os.getxattr(path, name) for name in os.listxattr(path)}
+    if not os.access(path, os.R_OK):
+        path.chmod(0o400)
     return SmallFile(
         stat.S_IMODE(info.st_mode),
         info.st_uid,
@@ -219,6 +222,14 @@ def test_what_is_not_plain_is_left_as_it_is(small: SmallFiles, where: Path, kind
     assert snapshot(str(where)) == before
 
 
+def test_blocks_that_nothing_was_written_to_are_a_hole(small: SmallFiles, where: Path) -> None:
+    """As long as nobody has read them; afterwards they are known to be zeros."""
+    with (where / "f").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 1 << 16)
+    assert (where / "f").stat().st_blocks * 512 >= 1 << 16
+    assert read(small, where, b"f") == [None]
+
+
 @root
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK], ids=["character", "block"])
 def test_devices_are_left(small: SmallFiles, where: Path, kind: int) -> None:
@@ -277,7 +288,6 @@ def test_holes_smaller_than_a_page_are_seen(small: SmallFiles) -> None:
         place = systems.new(SMALL_BLOCKS)
         make_hole((3072, b"x"), size=4096)(place / "f")
         make_hole((0, b"x" * 4000), size=4000)(place / "g")
-        os.sync()
         assert (place / "f").stat().st_blocks
         assert read(small, place, b"f", b"g") == [None, expected(place / "g")]
 
@@ -369,22 +379,26 @@ def test_an_attribute_that_vanishes_while_read_leaves_the_file(where: Path) -> N
     assert read(SmallFiles(rival), where, b"f") == [None]
 
 
-class AtRead:
-    """Acts when anybody reads a file, before the read goes on: the kernel asks, and waits."""
+class Asked:
+    """Acts once, when anybody reads or opens a file, before that goes on: the kernel asks, and
+    waits. A directory stands for the files right in it.
+    """
 
-    CONTENT_CLASS, CLOSE_ON_EXEC, ADD, ACCESS_PERM, ALLOW = 4, 1, 1, 0x00020000, 1
+    CONTENT_CLASS, CLOSE_ON_EXEC, ADD, ALLOW = 4, 1, 1, 1
+    OPEN, READ, ON_CHILD = 0x00010000, 0x00020000, 0x08000000
     EVENT = struct.Struct("=IBBHQii")
 
-    def __init__(self, path: Path, act: Callable[[], None]) -> None:
+    def __init__(self, path: Path, question: int, act: Callable[[], None]) -> None:
         self._path = path
+        self._question = question
         self._act = act
         self.acted = 0
 
-    def __enter__(self) -> AtRead:
+    def __enter__(self) -> Asked:
         libc = ctypes.CDLL(None, use_errno=True)
         self._fd = libc.fanotify_init(self.CONTENT_CLASS | self.CLOSE_ON_EXEC, os.O_RDONLY)
         assert self._fd >= 0, os.strerror(ctypes.get_errno())
-        mask = ctypes.c_uint64(self.ACCESS_PERM)
+        mask = ctypes.c_uint64(self._question | self.ON_CHILD * self._path.is_dir())
         place = os.fsencode(self._path)
         assert libc.fanotify_mark(self._fd, self.ADD, mask, -100, place) == 0
         self._stop, self._stopped = os.pipe()
@@ -419,7 +433,11 @@ def test_a_file_that_changes_under_a_real_read_is_left(
 ) -> None:
     path = where / "f"
     path.write_bytes(b"content")
-    with Opened(where) as fd, AtRead(path, lambda: CHANGES[change](path)) as rival:
+
+    def change_it() -> None:
+        CHANGES[change](path)
+
+    with Opened(where) as fd, Asked(path, Asked.READ, change_it) as rival:
         found = small.read(fd, [b"f"], not_cancelled)
     assert (found, rival.acted) == ([None], 1)
 
@@ -485,6 +503,69 @@ def test_a_directory_that_gives_its_group_away_does_not(small: SmallFiles, where
     items = [new(b"ours"), new(b"its", gid=1001), new(b"third", gid=5), new(b"s", mode=0o2755)]
     assert write(small, where, *items) == [True] * 4
     assert all(is_as_asked(where / os.fsdecode(item.name), item) for item in items)
+
+
+@root
+def test_a_file_system_that_gives_the_directorys_group_does_not(small: SmallFiles) -> None:
+    """Mounted with BSD groups, nothing shows of it at the directory."""
+    with FileSystems() as systems:
+        place = systems.new(SMALL_BLOCKS)
+        subprocess.run(["mount", "-o", "remount,grpid", systems.root(SMALL_BLOCKS)], check=True)
+        os.chown(place, 0, 1001)
+        items = [new(b"f%d" % number, mode=mode) for number, mode in enumerate(MODES)]
+        assert write(small, place, *items) == [True] * len(items)
+        assert all(is_as_asked(place / os.fsdecode(item.name), item) for item in items)
+        files = Watched(before=lambda name, args: names.append(name))
+        names: list[str] = []
+        assert write(SmallFiles(files), place, new(b"a"), new(b"b")) == [True, True]
+        assert names[2:] == [
+            *WRITE[:-1],
+            "chown",
+            "chmod",
+            *DRESS,
+            "open",
+            "write",
+            "chown",
+            *DRESS,
+        ]
+
+
+DRESS = ["utime", "fstat", "close"]
+WRITE = ["open", "write", *DRESS]
+
+
+def test_the_calls_are_as_few_as_can_be(where: Path) -> None:
+    """No other than the module's docstring says."""
+    (where / "f").write_bytes(b"x" * 4096)
+    names: list[str] = []
+    small = SmallFiles(Watched(before=lambda name, args: names.append(name)))
+    assert read(small, where, b"f") == [expected(where / "f")]
+    assert names == ["open_here", "fstat", "listxattr", "read", "fstat", "close"]
+    names.clear()
+    assert write(small, where, new(b"a"), new(b"b")) == [True, True]
+    assert names == ["fstat", "getxattr", *WRITE, *WRITE]
+
+
+@root
+def test_the_group_that_a_directory_gives_is_known(where: Path) -> None:
+    os.chown(where, 0, 1001)
+    where.chmod(0o2755)
+    names: list[str] = []
+    small = SmallFiles(Watched(before=lambda name, args: names.append(name)))
+    assert write(small, where, new(b"a", gid=1001), new(b"b")) == [True, True]
+    assert names[2:] == [*WRITE, "open", "write", "chown", *DRESS]
+
+
+def test_a_umask_is_repaired_once_and_then_known(where: Path) -> None:
+    names: list[str] = []
+    before = os.umask(0o077)
+    try:
+        files = Watched(before=lambda name, args: names.append(name))
+        assert write(SmallFiles(files), where, new(b"a"), new(b"b")) == [True, True]
+    finally:
+        os.umask(before)
+    repair = ["chmod", *DRESS]
+    assert names[2:] == [*WRITE[:-1], *repair, "open", "write", *repair]
 
 
 def test_the_atime_is_left_alone_where_it_can_be(small: SmallFiles, where: Path) -> None:
@@ -667,7 +748,7 @@ def test_every_fault_of_a_file_system_is_met_by_both_twins(
     full_source(back)
     good = [expected(back / "f"), expected(back / "g")]
     with FaultFs(back, tmp_path / "front") as faulty:
-        front, number, lost = faulty.mountpoint, 0, 0
+        front, number, lost, flushed = faulty.mountpoint, 0, 0, 0
         while not number or faulty.hit:
             number += 1
             with Opened(front) as fd:
@@ -678,11 +759,15 @@ def test_every_fault_of_a_file_system_is_met_by_both_twins(
                 assert file is None or file == wanted._replace(inode=file.inode)
             lost += found.count(None) + done.count(False)
             assert (back / "new").exists() == done[0], faulty.hit
+            if faulty.hit and faulty.hit.kind is Kind.FLUSH and faulty.hit.path == b"new":
+                flushed += 1
+                assert not done[0]
             if done[0]:
                 assert is_as_asked(back / "new", item), faulty.hit
                 (back / "new").unlink()
         assert number > (15 if how is How.FAIL else 3)
         assert lost > (10 if how is How.FAIL else 1)
+        assert flushed == (how is How.FAIL)
 
 
 def test_a_file_that_is_not_ours_is_not_taken_back(where: Path) -> None:
@@ -741,24 +826,27 @@ def test_a_setuid_file_is_not_given_its_mode_while_it_has_another_owner(where: P
 
 
 @root
-def test_nobody_can_read_on_the_way_what_they_may_not_in_the_end(where: Path) -> None:
-    """Not by the wrong group, and not before the ACL that keeps them out."""
-    cases = [
-        new(mode=0o640, gid=1001),
-        new(mode=0o604, gid=1001),
-        new(mode=0o660, uid=1000),
-        new(mode=0o644, xattrs={ACCESS_ACL: acl((1234, 0), owner=6, group=4, other=4)}),
-    ]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": 0o640, "gid": 1001},
+        {"mode": 0o604, "gid": 1001},
+        {"mode": 0o660, "uid": 1000},
+        {"xattrs": {ACCESS_ACL: acl((1234, 0), owner=6, group=4, other=4)}},
+    ],
+)
+def test_nobody_can_open_on_the_way_what_they_may_not_in_the_end(
+    small: SmallFiles, where: Path, changes: dict[str, Any]
+) -> None:
+    """Not the wrong group, and not before the ACL that keeps somebody out."""
     seen: list[int] = []
 
     def look() -> None:
-        seen.append((where / "f").stat().st_mode & 0o77)
+        seen.append((where / "f").stat().st_mode & 0o777)
 
-    for item in cases:
-        rival = Rival(call("write"), look)
-        write(SmallFiles(rival), where, item)
-        (where / "f").unlink(missing_ok=True)
-    assert seen == [0] * len(cases)
+    with Opened(where) as fd, Asked(where, Asked.OPEN, look):
+        small.write(fd, [new(**changes)], not_cancelled)
+    assert seen == [0o600]
 
 
 # --- the twins ------------------------------------------------------------------------------------
