@@ -23,7 +23,7 @@ esac
 
 # Servers and file systems that tests start, and a compiler for the native part.
 packages=(
-    acl attr btrfs-progs e2fsprogs fpart fuse3 gcc libc6-dev libfuse3-dev mount pkg-config procps
+    acl attr btrfs-progs e2fsprogs fpart gcc libc6-dev libfuse3-dev mount pkg-config procps
     python3-dev rsync tar util-linux xfsprogs
 )
 
@@ -41,6 +41,7 @@ debian_packages() {
 }
 if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
     debian_packages
+    [ -e /dev/fuse ] || modprobe fuse
 fi
 tools/install.sh client test
 

@@ -44,9 +44,10 @@ from manila_backup.data.copy.tasks import (
     FinishDirectory,
     Large,
     LargeFile,
+    Link,
     Linked,
     LinkMade,
-    MakeLink,
+    MakeLinks,
     Name,
     NotEntered,
     Outcome,
@@ -149,8 +150,8 @@ class Copier:
                 answer = self._seal(task, notes)
             case DiscardFile():
                 self.take_back(task.file)
-            case MakeLink():
-                answer = self._make_link(task)
+            case MakeLinks():
+                answer = [self._make_link(link) for link in task.links]
             case FinishDirectory():
                 self._finish(task, notes)
             case _:
@@ -250,7 +251,12 @@ class Copier:
                 return []  # it was removed after it was entered
             raise copy_failed(path, error) from error
         names.sort()
-        return names
+        # A server may list a name twice while the directory changes.
+        return [
+            name
+            for name, before in zip(names, [None, *names], strict=False)
+            if before is None or name[0] != before[0]
+        ]
 
     def list_all(self, directory: Directory) -> Iterator[Name]:
         """The names of a very large directory in order; pruned first, if that is asked for.
@@ -268,9 +274,12 @@ class Copier:
         try:
             fd = self._dirs.enter(directory.path, directory.source)
             found = SortedNames(self._packed(fd, directory), spill)
+            before: bytes | None = None
             while (packed := found.next) is not None:
                 found.advance()
-                yield packed[:-2], Kind(packed[-1])
+                if packed[:-2] != before:  # as what it is, a name may come twice
+                    before = packed[:-2]
+                    yield before, Kind(packed[-1])
         except (NotTheDirectory, OtherMount):
             self._pulse.notes.skip(directory.path)
         except OSError as error:
@@ -596,8 +605,9 @@ class Copier:
         """Remove what was made of a large file, if it still is at its name."""
         self._target.take_back(path_of(file), file.target)
 
-    def _make_link(self, task: MakeLink) -> LinkMade:
+    def _make_link(self, task: Link) -> LinkMade:
         path = task.path
+        self._pulse.entry()
 
         def link() -> bool:
             return self._target.link(path, task.first, task.inode)

@@ -55,8 +55,9 @@ class Crew(Protocol[T_contra]):
     def live_bytes(self) -> int:
         """Content that the tasks in work have moved so far."""
 
-    def close(self) -> None:
-        """Stop: tasks in work end with Cancelled, unless they end first. Waits for it."""
+    def close(self) -> list[Done]:
+        """Stop: tasks in work end with Cancelled, unless they end first. Waits for it; answers
+        what nobody has waited for."""
 
 
 MakeWorker = Callable[[Pulse], Worker[T]]
@@ -91,8 +92,9 @@ class InlineCrew(Generic[T]):
     def live_bytes(self) -> int:
         return 0
 
-    def close(self) -> None:
+    def close(self) -> list[Done]:
         self._worker.close()
+        return []
 
 
 class Stopwatch:

@@ -108,7 +108,7 @@ class Dispatch:
         if self._cancelled():
             raise Cancelled
 
-    def close(self) -> None:
-        """Stops what is in work and waits for its end."""
-        if self._crew is not self._inline:
-            self._crew.close()
+    def close(self) -> list[Outcome]:
+        """Stops what is in work and waits for its end. Answers what had been done all the same."""
+        done = self._crew.close() if self._crew is not self._inline else []
+        return [result for _, result in done if isinstance(result, Outcome)]

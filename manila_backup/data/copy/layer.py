@@ -23,8 +23,9 @@ from manila_backup.data.copy.target import CannotLink, Held, MadeDirectory, Moun
 from manila_backup.data.copy.tasks import (
     FinishDirectory,
     LayEntries,
+    Link,
     LinkMade,
-    MakeLink,
+    MakeLinks,
     Outcome,
     Task,
 )
@@ -69,8 +70,9 @@ class Layer:
         match task:
             case LayEntries():
                 return self._lay_entries(task, notes)
-            case MakeLink():
-                return Outcome(notes=notes, answer=self._make_link(task, notes))
+            case MakeLinks():
+                answer = [self._make_link(link, notes) for link in task.links]
+                return Outcome(notes=notes, answer=answer)
             case FinishDirectory():
                 self._finish(task, notes)
                 return Outcome(notes=notes)
@@ -268,7 +270,8 @@ class Layer:
         notes.lose(entry.path, held.losses)
         return new.identity
 
-    def _make_link(self, task: MakeLink, notes: Notes) -> LinkMade:
+    def _make_link(self, task: Link, notes: Notes) -> LinkMade:
+        self._pulse.entry()
         try:
             if self._target.link(task.path, task.first, task.inode):
                 return LinkMade.YES

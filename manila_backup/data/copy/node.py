@@ -65,6 +65,12 @@ class Names:
         self._names = names
         self._next = next(names, None)
 
+    def close(self) -> None:
+        """Give back what the names are kept in, if they are not read to their end."""
+        close = getattr(self._names, "close", None)
+        if close is not None:
+            close()
+
     @property
     def next(self) -> bytes | None:
         return self._next[0] if self._next is not None else None

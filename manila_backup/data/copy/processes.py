@@ -210,21 +210,23 @@ class ProcessCrew:
     def live_bytes(self) -> int:
         return self._board.total()
 
-    def close(self) -> None:
+    def close(self) -> list[Done]:
         """Ends the processes: by asking, then by SIGKILL. None is left when this returns."""
+        done: list[Done] = []
         self._board.stop()
         for member in self._members:
             with contextlib.suppress(OSError):
                 member.connection.send(None)
         for member in self._members:
-            self._end(member)
+            self._end(member, done)
         self._board.close()
+        return done
 
-    def _end(self, member: _Member) -> None:
+    def _end(self, member: _Member, done: list[Done]) -> None:
         # Its results have to be read, or it could not get rid of them.
         with contextlib.suppress(EOFError, OSError):
             while member.connection.poll(_STOP_GRACE_S):
-                member.connection.recv_bytes()
+                done.append(member.connection.recv())
         member.connection.close()
         try:
             member.process.wait(_STOP_GRACE_S)

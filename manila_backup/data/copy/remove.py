@@ -269,7 +269,11 @@ class Remover:
             return False
         except PermissionError:
             # As an ordinary user the answer for a directory may be this one.
-            if stat.S_ISDIR(self._files.lstat(name, dir_fd).st_mode):
+            try:
+                is_directory = stat.S_ISDIR(self._files.lstat(name, dir_fd).st_mode)
+            except FileNotFoundError:
+                return True
+            if is_directory:
                 return False
             raise
         self.removed += 1

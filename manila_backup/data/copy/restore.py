@@ -35,8 +35,9 @@ from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.tasks import (
     FinishDirectory,
     LayEntries,
+    Link,
     LinkMade,
-    MakeLink,
+    MakeLinks,
     Outcome,
     Task,
 )
@@ -155,6 +156,7 @@ class _Restore:
         self._batch: list[_Coming] = []
         self._batch_bytes = 0
         self._waiting: dict[int, list[_Coming]] = {}
+        self._to_link: list[tuple[Link, _Coming, LinkedName]] = []
 
     def run(self) -> None:
         desk = self._desk
@@ -173,16 +175,19 @@ class _Restore:
 
     def _hand_out(self) -> None:
         """Hand out what is queued; while there is no room for it, wait."""
+        self._hand_out_links()
         self._desk.submit()
         while self._desk.queued:
             self._desk.collect()
             self._desk.submit()
 
     def _work(self) -> None:
-        """Until all that is queued has been done."""
+        """Until all that is queued has been done, and what came of it."""
+        self._hand_out_links()
         self._desk.submit()
         while self._desk.in_work:
             self._desk.collect()
+            self._hand_out_links()
             self._desk.submit()
 
     def close(self) -> None:
@@ -225,14 +230,18 @@ class _Restore:
 
     def _ended(self, directory: _Open | None) -> None:
         """Something that the directory waited for has ended."""
-        if directory is None:
-            return
-        directory.left -= 1
-        if directory.left:
-            return
+        while directory is not None:
+            directory.left -= 1
+            if directory.left:
+                return
+            if directory.inode is not None:
+                self._finish(directory)
+                return
+            directory = directory.parent  # it could not be made: nothing to finish
+
+    def _finish(self, directory: _Open) -> None:
         if directory.inode is None:
-            self._ended(directory.parent)
-            return
+            raise RuntimeError("a directory that was not made")
         task = FinishDirectory(
             path=directory.path,
             target=directory.inode,
@@ -286,19 +295,33 @@ class _Restore:
             self._lay_anew(coming, group)
             return
 
-        def made(outcome: Outcome) -> None:
-            if outcome.answer is LinkMade.FIRST_GONE:
-                self._first_is_gone(coming, group, known)
-            elif outcome.answer is LinkMade.IMPOSSIBLE:
-                self._tally.lose(coming.entry.path, ["link"])
-                self._lay_alone(coming, group)
-            else:
-                if outcome.answer is LinkMade.YES:
-                    self._count(coming.entry)
-                self._ended(coming.directory)
+        link = Link(path=coming.entry.path, first=known.path, inode=known.inode)
+        self._to_link.append((link, coming, known))
+        if len(self._to_link) >= self._desk.batch:
+            self._hand_out_links()
 
-        task = MakeLink(path=coming.entry.path, first=known.path, inode=known.inode)
-        self._desk.add(task, made)
+    def _hand_out_links(self) -> None:
+        batch, self._to_link = self._to_link, []
+        if not batch:
+            return
+
+        def made(outcome: Outcome) -> None:
+            for (_, coming, known), answer in zip(batch, outcome.answer, strict=True):
+                self._linked(coming, known, answer)
+
+        self._desk.add(MakeLinks(links=[link for link, _, _ in batch]), made)
+
+    def _linked(self, coming: _Coming, known: LinkedName, answer: LinkMade) -> None:
+        group = coming.entry.link_group or 0
+        if answer is LinkMade.FIRST_GONE:
+            self._first_is_gone(coming, group, known)
+        elif answer is LinkMade.IMPOSSIBLE:
+            self._tally.lose(coming.entry.path, ["link"])
+            self._lay_alone(coming, group)
+        else:
+            if answer is LinkMade.YES:
+                self._count(coming.entry)
+            self._ended(coming.directory)
 
     def _first_is_gone(self, coming: _Coming, group: int, first: LinkedName) -> None:
         """Others removed or replaced it. The first to find that out is the new first name."""

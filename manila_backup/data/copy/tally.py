@@ -36,14 +36,22 @@ class Tally:
         self.changed = 0
         self.losses = 0
         self.times_lost = False
+        self._shown_bytes = 0
 
     def report(self) -> None:
-        self._progress(self.counters())
+        self._show(self.counters())
+
+    def _show(self, counters: Counters) -> None:
+        """Never backwards: what is copied again, since it changed, was seen passing already."""
+        self._shown_bytes = max(self._shown_bytes, counters.bytes)
+        if counters.bytes < self._shown_bytes:
+            counters = replace(counters, bytes=self._shown_bytes)
+        self._progress(counters)
 
     def live(self, notes: Notes) -> None:
         """Report with what a task under way has done so far."""
         now = self.counters()
-        self._progress(
+        self._show(
             replace(
                 now,
                 files=now.files + notes.files,

@@ -105,13 +105,19 @@ class DiscardFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MakeLink:
-    """Make ``path`` another name of what ``first`` is in the target, if that is ``inode``; answers
-    a :class:`LinkMade`."""
+class Link:
+    """``path`` is to be another name of what ``first`` is in the target, if that is ``inode``."""
 
     path: bytes
     first: bytes
     inode: Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeLinks:
+    """Make hard links; answers a :class:`LinkMade` for each, in order."""
+
+    links: list[Link]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +142,7 @@ class LayEntries:
 
 
 LargeTask = BeginFile | CopyRange | SealFile | DiscardFile
-Task = CopyDirectory | CopyNames | LargeTask | MakeLink | FinishDirectory | LayEntries
+Task = CopyDirectory | CopyNames | LargeTask | MakeLinks | FinishDirectory | LayEntries
 
 
 # --- answers --------------------------------------------------------------------------------------

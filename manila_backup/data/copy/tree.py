@@ -13,52 +13,51 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from manila_backup.data.catalog.entry import Entry, EntryType
+from manila_backup.data.catalog.entry import Entry
 from manila_backup.data.catalog.writer import CatalogWriter
 from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.child import Setup
 from manila_backup.data.copy.copier import LOOKS, Copier, encoded
 from manila_backup.data.copy.crew import InlineCrew
 from manila_backup.data.copy.dirstack import WINDOW
-from manila_backup.data.copy.dispatch import Dispatch, Handler
+from manila_backup.data.copy.dispatch import Dispatch
 from manila_backup.data.copy.emission import Emission
 from manila_backup.data.copy.errors import copy_failed
-from manila_backup.data.copy.groups import Group, Groups
-from manila_backup.data.copy.groups import Name as GroupName
 from manila_backup.data.copy.large import LargeCopy
+from manila_backup.data.copy.linking import HardLinks
 from manila_backup.data.copy.node import Chunk, Names, Node, Slot, State
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.processes import ProcessCrew, is_parallel
 from manila_backup.data.copy.sysio import SYSTEM, Files, Kind
 from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.tasks import (
+    Begun,
     CopyDirectory,
     CopyNames,
     Entered,
     FinishDirectory,
     Large,
     Linked,
-    LinkMade,
-    MakeLink,
     Name,
     NotEntered,
     Outcome,
     Task,
-    Whole,
 )
 from manila_backup.types import Counters
 
 _BACKLOG_NAMES = 400
 """Not before there is so much to do is it worth starting processes."""
 
-_DIRECTORY_NAMES = 20
+_DIRECTORY_NAMES = 50
 """What a directory that was not entered yet is taken for."""
 
 _RANGES = 2
 """Ranges of one large file in work at once, per process."""
 
 _BUFFERED_BYTES = 16 << 20
-"""Entries that wait for the catalog at most, but for those in work."""
+_MOST_BUFFERED_BYTES = 64 << 20
+"""From the first on what waits for the catalog makes the others go slow, at the second they stop:
+something, a large file perhaps, takes very long, and everything after it waits."""
 
 
 def copy_tree(
@@ -121,13 +120,14 @@ class _TreeCopy:
             options=options,
             hashing=catalog is not None,
         )
+        self._pulse = Pulse(cancelled, tally.live)
         try:
             # It also lists very large directories, whatever the crew.
             self._copier = Copier(
                 source_fd,
                 target_fd,
                 options,
-                Pulse(cancelled, tally.live),
+                self._pulse,
                 hashing=catalog is not None,
                 share=parallel,
                 files=files,
@@ -137,12 +137,19 @@ class _TreeCopy:
             raise copy_failed(b"", error) from error
         start = partial(ProcessCrew, setup) if parallel else None
         self._desk = Dispatch(InlineCrew[Task](self._copier), start, tally, cancelled)
-        self._groups = Groups()
-        self._emission = Emission(catalog, self._groups) if catalog is not None else None
+        self._links = HardLinks(
+            self._desk,
+            tally,
+            recorded=catalog is not None,
+            begin=self._begin,
+            ended=self._ended,
+        )
+        self._emission = Emission(catalog, self._links.groups) if catalog is not None else None
         self._numbers = itertools.count()
         self._later: list[tuple[bytes, int, Callable[[], None]]] = []
         self._backlog = 0
         self._large: set[LargeCopy] = set()
+        self._listing: set[Names] = set()
 
     def run(self) -> CopyResult:
         root = Node(None, b"")
@@ -161,16 +168,21 @@ class _TreeCopy:
         return self._tally.result()
 
     def close(self) -> None:
-        self._desk.close()
+        for names in self._listing:
+            names.close()
+        for outcome in self._desk.close():
+            if isinstance(outcome.answer, Begun):
+                self._copier.take_back(outcome.answer.file)
         for large in self._large:
             if large.file is not None:
                 self._copier.take_back(large.file)
         self._copier.close()
-        self._groups.close()
+        self._links.close()
 
     # --- handing out ------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
+        self._links.flush()
         if self._later:
             names = self._backlog + _DIRECTORY_NAMES * len(self._later)
             self._desk.spread(is_much=names > _BACKLOG_NAMES)
@@ -182,7 +194,8 @@ class _TreeCopy:
         """What the catalog waits for is always the first of what is left, or in work."""
         if self._emission is None or self._emission.buffered_bytes < _BUFFERED_BYTES:
             return True
-        return self._desk.in_work + self._desk.queued < self._processes
+        most = self._processes if self._emission.buffered_bytes < _MOST_BUFFERED_BYTES else 1
+        return self._desk.in_work + self._desk.queued < most
 
     def _queue(self, path: bytes, act: Callable[[], None]) -> None:
         heapq.heappush(self._later, (path, next(self._numbers), act))
@@ -220,6 +233,9 @@ class _TreeCopy:
         self._known(node, chunk, outcome)
         if answer.names is None:
             names = Names(self._copier.list_all(answer.directory))
+            self._tally.take(self._pulse.notes)
+            self._pulse.start()
+            self._listing.add(names)
         elif answer.names:
             names = Names(iter(answer.names))
             self._backlog += len(answer.names)
@@ -243,6 +259,7 @@ class _TreeCopy:
         if names.next is not None:
             self._queue(node.path_of(names.next), partial(self._next_batch, node))
         else:
+            self._listing.discard(names)
             node.names = None
             node.is_listed = True
             self._ended(node)
@@ -277,7 +294,7 @@ class _TreeCopy:
         slot = Slot()
         node.left += 1
         if isinstance(value, Linked):
-            self._linked(node, slot, name, value)
+            self._links.add(node, slot, name, value)
         elif isinstance(value, Large):
             self._copy_large(node, slot, name)
         return slot
@@ -334,7 +351,7 @@ class _TreeCopy:
         if node.left:
             return
         if node.target is None or node.wanted is None:
-            if node.parent is not None:
+            if node.parent is not None:  # which was entered
                 self._ended(node.parent)
             return
         task = FinishDirectory(
@@ -348,112 +365,3 @@ class _TreeCopy:
     def _finished(self, node: Node, outcome: Outcome) -> None:
         if node.parent is not None:
             self._ended(node.parent)
-
-    # --- hard links -------------------------------------------------------------------------------
-
-    def _linked(self, node: Node, slot: Slot, name: bytes, linked: Linked) -> None:
-        group = self._groups.get(linked.inode)
-        if group is not None and group.first is not None and not group.is_current(linked):
-            group = None
-        if group is None:
-            group = Group()
-            self._groups.put(linked.inode, group)
-            self._copy_first(group, node, slot, name, linked)
-        elif group.first is None:
-            group.waiting.append((node, slot, name, linked))
-        else:
-            self._link(group, node, slot, name, linked)
-
-    def _copy_whole(self, node: Node, name: bytes, handler: Handler) -> None:
-        task = CopyNames(directory=node.directory, names=[(name, Kind.OTHER)], whole=True)
-        self._desk.add(task, handler)
-
-    def _copy_first(
-        self, group: Group, node: Node, slot: Slot, name: bytes, linked: Linked
-    ) -> None:
-        def copied(outcome: Outcome) -> None:
-            value = outcome.records[0][1] if outcome.records else None
-            if isinstance(value, Whole):
-                self._is_first(group, slot, linked, value)
-            else:
-                slot.value = None if value is None else self._begin(node, name, value)
-                self._groups.drop(linked.inode, group)
-            self._go_on(group)
-            self._ended(node)
-
-        self._copy_whole(node, name, copied)
-
-    def _is_first(self, group: Group, slot: Slot, linked: Linked, whole: Whole) -> None:
-        group.copied(whole)
-        if self._emission is not None:
-            slot.value = GroupName(group, ()) if whole.links > 1 else encoded(whole.entry)
-        if not group.left:
-            self._groups.drop(linked.inode, group)
-
-    def _go_on(self, group: Group) -> None:
-        """What waited for the first name of the group does so no longer."""
-        waiting, group.waiting = group.waiting, []
-        for node, slot, name, linked in waiting:
-            self._linked(node, slot, name, linked)
-
-    def _link(self, group: Group, node: Node, slot: Slot, name: bytes, linked: Linked) -> None:
-        first = group.first
-        if first is None or group.made is None:
-            # A special file that the target does not have: the name has nothing to be linked to.
-            self._is_name(group, slot, linked, ("special",))
-            self._ended(node)
-            return
-
-        def made(outcome: Outcome) -> None:
-            if outcome.answer is LinkMade.YES:
-                self._is_name(group, slot, linked, ())
-                self._ended(node)
-            elif outcome.answer is LinkMade.IMPOSSIBLE:
-                self._copy_whole(node, name, partial(self._unlinked, group, node, slot, linked))
-            else:
-                self._groups.drop(linked.inode, group)
-                self._linked(node, slot, name, linked)
-
-        task = MakeLink(path=node.path_of(name), first=first.path, inode=group.made)
-        self._desk.add(task, made)
-
-    def _is_name(self, group: Group, slot: Slot, linked: Linked, losses: tuple[str, ...]) -> None:
-        if linked.type is EntryType.FILE:
-            self._tally.files += 1
-        else:
-            self._tally.others += 1
-        self._record_name(group, slot, linked, losses)
-
-    def _record_name(
-        self, group: Group, slot: Slot, linked: Linked, losses: tuple[str, ...]
-    ) -> None:
-        if self._emission is not None:
-            slot.value = GroupName(group, losses)
-        self._groups.passed(linked.inode, group)
-
-    def _unlinked(
-        self, group: Group, node: Node, slot: Slot, linked: Linked, outcome: Outcome
-    ) -> None:
-        """The target could not take another link, so it has a copy; the catalog has the link."""
-        value = outcome.records[0][1] if outcome.records else None
-        if isinstance(value, Whole) and not value.entry.changed and is_same(group, value.entry):
-            self._tally.lose(value.entry.path, ["link"])
-            self._tally.logical_bytes -= value.entry.size
-            self._record_name(group, slot, linked, (*value.entry.losses, "link"))
-        elif isinstance(value, Whole):
-            group = Group()
-            self._groups.put(linked.inode, group)
-            self._is_first(group, slot, linked, value)
-        else:
-            name = outcome.records[0][0] if outcome.records else b""
-            slot.value = None if value is None else self._begin(node, name, value)
-        self._ended(node)
-
-
-def is_same(group: Group, entry: Entry) -> bool:
-    first = group.first
-    return first is not None and (first.type, first.size, first.mtime_ns) == (
-        entry.type,
-        entry.size,
-        entry.mtime_ns,
-    )

@@ -8,17 +8,16 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manila_backup.data.catalog.entry import Entry, EntryType, TreeContent
-from manila_backup.data.copy import restore, tree
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.groups import Group, Groups, Name
 from manila_backup.data.copy.links import LinkedName, TargetLinks
+from manila_backup.data.copy.overflow import Overflow
 from manila_backup.data.copy.tasks import Linked, Whole
 from tests.data.copy.conftest import Run
 from tests.support.syscalls import open_fds
@@ -293,17 +292,19 @@ def test_a_backup_and_its_restore_are_the_same_however_few_are_held(
     run: Run, held: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(run.source, inodes=200, names=800)
-    made: list[Any] = []
     options = CopyOptions(processes=processes)
     wanted = run.backup(options=options)
     entries = list(run.entries())
+    put_away: list[str] = []
+    real_put = Overflow.put
 
-    def small(kind: Callable[..., Any]) -> Any:
-        made.append(kind(held=held))
-        return made[-1]
+    def put(self: Overflow, key: bytes, value: bytes) -> None:
+        put_away.append("groups" if b":" in key else "links")
+        real_put(self, key, value)
 
-    monkeypatch.setattr(tree, "Groups", partial(small, Groups))
-    monkeypatch.setattr(restore, "TargetLinks", partial(small, TargetLinks))
+    monkeypatch.setattr(Overflow, "put", put)
+    for kind in (Groups, TargetLinks):
+        monkeypatch.setitem(kind.__init__.__kwdefaults__, "held", held)
     fds = open_fds()
     again = Run(run.source.parent, make=False)
     again.data = run.source.parent / "data2"
@@ -311,6 +312,6 @@ def test_a_backup_and_its_restore_are_the_same_however_few_are_held(
     assert again.backup(options=options) == wanted
     assert list(again.entries()) == entries
     again.restore()
-    assert [type(one) for one in made] == [Groups, TargetLinks]
+    assert set(put_away) == {"groups", "links"}
     assert open_fds() == fds
     assert_same(str(run.source), str(run.target))
