@@ -142,13 +142,15 @@ def test_a_file_in_ranges_is_the_file_in_one_go(
     wanted = run.entry(BIG)
     shutil.rmtree(run.data)
     run.data.mkdir()
-    begun = Watched(before=lambda name, args: opened.append(args) if name == "open" else None)
+    begun = Watched(
+        before=lambda name, args: opened.append(args) if name in ("open", "open_here") else None
+    )
     opened: list[Any] = []
     result = run.backup(files=parallel(begun), options=OPTIONS)
     assert result == in_one_go
     assert run.entry(BIG) == wanted
     by_name = sum(args[0] == BIG for args in opened)
-    assert by_name == 4 + 2 * ranges_of(run.source / "big"), "begun, each range, sealed"
+    assert by_name == 5 + 2 * ranges_of(run.source / "big"), "seen, begun, each range, sealed"
     run.restore()
     assert_same(str(run.source), str(run.target))
 
@@ -199,7 +201,9 @@ def test_a_file_in_very_many_pieces_is_copied_in_one_go(
     monkeypatch.setattr(large, "EXTENTS_KEPT", 1)
     spotted(run.source / "big")
     opened: list[bytes] = []
-    files = Watched(before=lambda name, args: opened.append(args[0]) if name == "open" else None)
+    files = Watched(
+        before=lambda name, args: opened.append(args[0]) if name in ("open", "open_here") else None
+    )
     result = run.backup(files=parallel(files), options=OPTIONS)
     assert (result.counters.files, result.counters.bytes) == (1, run_bytes(run.source / "big"))
     assert opened.count(BIG) > OPENINGS - 2
@@ -260,7 +264,7 @@ class Nth:
         self._left = number
 
     def __call__(self, name: str, args: tuple[Any, ...]) -> bool:
-        if name != "open" or args[0] != BIG:
+        if name not in ("open", "open_here") or args[0] != BIG:
             return False
         self._left -= 1
         return self._left == 0

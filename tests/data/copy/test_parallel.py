@@ -65,6 +65,12 @@ def tmp_path(disks: FileSystems) -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture(autouse=True)
+def start_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a fast machine would have copied such trees before it is worth it."""
+    monkeypatch.setattr(tree, "_BACKLOG_NAMES", 50)
+
+
 @pytest.fixture
 def other_thread() -> Iterator[None]:
     """With a second thread in this process the others are not forked but started anew."""
@@ -463,7 +469,9 @@ def test_an_ordinary_user_works_alone(tmp_path: Path) -> None:
 from pathlib import Path
 from tests.data.copy.conftest import Run
 from tests.data.copy.test_parallel import Watch, copy
+from manila_backup.data.copy import tree
 from manila_backup.data.copy.base import CopyOptions
+tree._BACKLOG_NAMES = 50
 run = Run(Path({top!r}))
 for number in range(900):
     (run.source / f"{{number}}").write_bytes(b"x")
@@ -523,7 +531,6 @@ def test_what_waits_for_the_catalog_stays_little_behind_a_file_that_takes_long(
             with contextlib.suppress(OSError):
                 os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
 
-    monkeypatch.setattr(tree, "_BACKLOG_NAMES", 10)
     monkeypatch.setattr(tree, "_BUFFERED_BYTES", 5_000)
     monkeypatch.setattr(tree, "_MOST_BUFFERED_BYTES", 10_000)
     monkeypatch.setattr(processes, "_BATCHES", (8, 8))
@@ -664,6 +671,7 @@ def assert_no_part_of_a_large_file(source: Path, written: Path) -> None:
 
 def work_on(top: str, kind: str) -> None:
     """For a process of its own: copy, and tell which processes help."""
+    tree._BACKLOG_NAMES = 50
     run = Run(Path(top), make=False)
     told = False
 
