@@ -170,6 +170,9 @@ class Setter:
         place = itself(fd) if is_path else fd
         lost: dict[str, None] = {}
         before = self._files.fstat(fd)
+        if type_ is EntryType.DIRECTORY and not self._policy.is_root:
+            # A reused one may have a mode that keeps its owner from setting attributes.
+            self._open_to_owner(fd)
         if strip:
             lost |= dict.fromkeys(self._strip(place, wanted))
         self._set_owner(place, before, wanted)

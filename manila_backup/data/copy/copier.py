@@ -369,11 +369,12 @@ class Copier:
     ) -> _Records:
         """Copy some entries in order, slice by slice."""
         records = _Records()
-        for start in range(0, len(names), _SLICE):
+        size = 1 if whole else _SLICE  # whole, each may be of any size
+        for start in range(0, len(names), size):
             if self._share and notes.bytes > _SHARE_BYTES:
                 records.left = names[start:]
                 break
-            part = names[start : start + _SLICE]
+            part = names[start : start + size]
             small = {} if whole else self._copy_small(directory, fd, part, notes)
             for name, kind in part:
                 if name in small:

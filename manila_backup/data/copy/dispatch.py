@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from manila_backup.data.copy.crew import Crew, InlineCrew
+from manila_backup.data.copy.crew import Crew, Done, InlineCrew
 from manila_backup.data.copy.notes import Notes
 from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.tasks import Outcome, Task
@@ -43,6 +43,7 @@ class Dispatch:
         self._cancelled = cancelled
         self._queue: deque[tuple[Task, Handler]] = deque()
         self._handlers: dict[int, Handler] = {}
+        self._done: deque[Done] = deque()
         self._number = 0
         self._since_s = time.monotonic()
 
@@ -95,7 +96,9 @@ class Dispatch:
         :raises CopyFailed: and whatever else a task has raised.
         :raises Cancelled:
         """
-        for number, result in self._crew.wait(_WAIT_S):
+        self._done.extend(self._crew.wait(_WAIT_S))
+        while self._done:
+            number, result = self._done.popleft()
             handler = self._handlers.pop(number)
             if isinstance(result, BaseException):
                 raise result
@@ -110,5 +113,6 @@ class Dispatch:
 
     def close(self) -> list[Outcome]:
         """Stops what is in work and waits for its end. Answers what had been done all the same."""
-        done = self._crew.close() if self._crew is not self._inline else []
-        return [result for _, result in done if isinstance(result, Outcome)]
+        if self._crew is not self._inline:
+            self._done.extend(self._crew.close())
+        return [result for _, result in self._done if isinstance(result, Outcome)]

@@ -49,6 +49,11 @@ class Emission:
     def start(self, root: Node) -> None:
         self._root = root
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the catalog has got all of the tree."""
+        return self._root is None and not self._frames
+
     def known(self, chunk: Chunk, records: list[Record]) -> None:
         """A chunk's records have come."""
         chunk.records = records

@@ -31,7 +31,12 @@ class Forked:
         if not self.pid:
             _run(main, {0, 1, 2, *keep_fds})
         gc.unfreeze()
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
 
     def wait(self, timeout_s: float | None = None) -> int:
         """:raises subprocess.TimeoutExpired: it goes on."""

@@ -116,15 +116,16 @@ class ProcessCrew:
         self._setup = replace(setup, slots=slots)
         self._board = Board.create(slots)
         self._members: list[_Member] = []
+        self._heard: list[Done] = []
         self._throttle = Throttle(options.processes, options.threads, now_s=time.perf_counter())
         try:
             for index in range(options.processes):
-                self._members.append(self._start(index))
+                self._start(index)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, index: int) -> _Member:
+    def _start(self, index: int) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             fds = [theirs.fileno(), self._board.fd, self._setup.source_fd, self._setup.target_fd]
@@ -132,11 +133,18 @@ class ProcessCrew:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
             try:
                 process = self._started(arguments, fds)
+            except OSError as error:
+                how = f"could not be started: {os.strerror(error.errno or 0)}"
+                raise WorkerDied(how=f"a process of the copy {how}") from error
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             member = _Member(process, Connection(ours.detach()))
-        member.connection.send(replace(self._setup, first_slot=index * self._setup.options.threads))
-        return member
+        self._members.append(member)
+        setup = replace(self._setup, first_slot=index * self._setup.options.threads)
+        try:
+            member.connection.send(setup)
+        except OSError:
+            raise self._died(member) from None
 
     def _started(self, arguments: list[str], fds: list[int]) -> subprocess.Popen[bytes] | Forked:
         if threading.active_count() == 1:
@@ -180,21 +188,21 @@ class ProcessCrew:
                 poll.register(member.connection.fileno(), select.POLLIN)
         if not by_fd:
             return []
-        done: list[Done] = []
         for fd, _ in poll.poll(timeout_s * 1000):
-            self._receive(by_fd[fd], done)
+            self._receive(by_fd[fd])
+        done, self._heard = self._heard, []
         now_s = time.perf_counter()
         for _, result in done:
             if isinstance(result, Outcome):
                 self._throttle.done(result, now_s)
         return done
 
-    def _receive(self, member: _Member, done: list[Done]) -> None:
+    def _receive(self, member: _Member) -> None:
         try:
             while True:
                 number, result = member.connection.recv()
                 member.numbers.discard(number)
-                done.append((number, result))
+                self._heard.append((number, result))
                 if not member.connection.poll():
                     return
         except (EOFError, OSError):
@@ -212,21 +220,21 @@ class ProcessCrew:
 
     def close(self) -> list[Done]:
         """Ends the processes: by asking, then by SIGKILL. None is left when this returns."""
-        done: list[Done] = []
         self._board.stop()
         for member in self._members:
             with contextlib.suppress(OSError):
                 member.connection.send(None)
         for member in self._members:
-            self._end(member, done)
+            self._end(member)
         self._board.close()
-        return done
+        return self._heard
 
-    def _end(self, member: _Member, done: list[Done]) -> None:
-        # Its results have to be read, or it could not get rid of them.
-        with contextlib.suppress(EOFError, OSError):
+    def _end(self, member: _Member) -> None:
+        # Its results have to be read, or it could not get rid of them. What cannot be read is an
+        # error, and the process has to end all the same.
+        with contextlib.suppress(Exception):
             while member.connection.poll(_STOP_GRACE_S):
-                done.append(member.connection.recv())
+                self._heard.append(member.connection.recv())
         member.connection.close()
         try:
             member.process.wait(_STOP_GRACE_S)

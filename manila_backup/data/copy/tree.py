@@ -7,8 +7,6 @@ byte order of the paths, so that what has to be kept until the catalog can take 
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,6 +22,7 @@ from manila_backup.data.copy.dispatch import Dispatch
 from manila_backup.data.copy.emission import Emission
 from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.large import LargeCopy
+from manila_backup.data.copy.later import Later
 from manila_backup.data.copy.linking import HardLinks
 from manila_backup.data.copy.node import Chunk, Names, Node, Slot, State
 from manila_backup.data.copy.notes import Pulse
@@ -145,8 +144,7 @@ class _TreeCopy:
             ended=self._ended,
         )
         self._emission = Emission(catalog, self._links.groups) if catalog is not None else None
-        self._numbers = itertools.count()
-        self._later: list[tuple[bytes, int, Callable[[], None]]] = []
+        self._later = Later()
         self._backlog = 0
         self._large: set[LargeCopy] = set()
         self._listing: set[Names] = set()
@@ -164,6 +162,8 @@ class _TreeCopy:
             desk.collect()
             if self._emission is not None:
                 self._emission.run()
+        if root.left or (self._emission is not None and not self._emission.is_done):
+            raise RuntimeError("the copy has ended before its tree")
         self._tally.report()
         return self._tally.result()
 
@@ -187,7 +187,7 @@ class _TreeCopy:
             names = self._backlog + _DIRECTORY_NAMES * len(self._later)
             self._desk.spread(is_much=names > _BACKLOG_NAMES)
         while self._later and self._desk.room > 0 and self._may_go_on():
-            heapq.heappop(self._later)[2]()
+            self._later.next()()
         self._desk.submit()
 
     def _may_go_on(self) -> bool:
@@ -196,9 +196,6 @@ class _TreeCopy:
             return True
         most = self._processes if self._emission.buffered_bytes < _MOST_BUFFERED_BYTES else 1
         return self._desk.in_work + self._desk.queued < most
-
-    def _queue(self, path: bytes, act: Callable[[], None]) -> None:
-        heapq.heappush(self._later, (path, next(self._numbers), act))
 
     # --- directories ------------------------------------------------------------------------------
 
@@ -244,7 +241,7 @@ class _TreeCopy:
         if names.next is not None:
             node.left += 1
             node.names = names
-            self._queue(node.path_of(names.next), partial(self._next_batch, node))
+            self._later.add(node, names.next, partial(self._next_batch, node))
 
     def _next_batch(self, node: Node) -> None:
         names = node.names
@@ -257,7 +254,7 @@ class _TreeCopy:
             node.chunks.append(chunk)
         self._copy_names(node, chunk, batch)
         if names.next is not None:
-            self._queue(node.path_of(names.next), partial(self._next_batch, node))
+            self._later.add(node, names.next, partial(self._next_batch, node))
         else:
             self._listing.discard(names)
             node.names = None
@@ -289,7 +286,7 @@ class _TreeCopy:
         if value is Kind.DIRECTORY:
             child = Node(node, name)
             node.left += 1
-            self._queue(child.path, partial(self._enter, child))
+            self._later.add(node, name, partial(self._enter, child))
             return child
         slot = Slot()
         node.left += 1
@@ -314,7 +311,7 @@ class _TreeCopy:
 
         large = LargeCopy(self._desk, self._tally, done, width=_RANGES * self._processes)
         self._large.add(large)
-        self._queue(node.path_of(name), partial(large.start, directory, name))
+        self._later.add(node, name, partial(large.start, directory, name))
 
     def _look_again(self, child: Node) -> None:
         """It was a directory, and is something else now."""
@@ -330,7 +327,7 @@ class _TreeCopy:
             again = Node(parent, child.name)
             again.looks = child.looks + 1
             parent.left += 1
-            self._queue(again.path, partial(self._enter, again))
+            self._later.add(parent, child.name, partial(self._enter, again))
             value = again
         elif value is not None and type(value) is not bytes:
             value = self._begin(parent, child.name, value)

@@ -224,7 +224,7 @@ class Coordinator:
         return Name(self._groups[inode], ())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(tree=TREES, seed=st.integers(0, 1 << 32))
 def test_entries_come_in_order_as_soon_as_they_can(tree: dict[bytes, What], seed: int) -> None:
     entries = Coordinator(tree, random.Random(seed)).go()
@@ -357,7 +357,7 @@ def test_a_deep_tree_is_written() -> None:
     emission = Emission(catalog, table)
     node = Node(None, b"")
     emission.start(node)
-    levels = 3000
+    levels = 1500
     node.enter(entered(b""), keep_entry=True)
     for _ in range(levels):
         child = Node(node, b"d")

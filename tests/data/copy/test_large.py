@@ -26,10 +26,11 @@ from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.child import Setup
 from manila_backup.data.copy.content import data_extents, plan_ranges
 from manila_backup.data.copy.copier import Copier
-from manila_backup.data.copy.crew import InlineCrew
+from manila_backup.data.copy.crew import Done, InlineCrew
 from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.sysio import SYSTEM, Files
+from manila_backup.data.copy.tasks import Outcome
 from manila_backup.exception import Cancelled, CopyFailed
 from tests.data.copy.conftest import Run, not_cancelled
 from tests.data.copy.file_systems import TMPFS, FileSystems
@@ -42,6 +43,9 @@ BIG = b"big"
 RANGE = PIECE_BYTES
 SECRET = b"not of this share"
 OPTIONS = CopyOptions(plain_target=True, processes=2)
+
+
+Parallel = Callable[..., Files]
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +68,37 @@ def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "RANGE_BYTES", RANGE)
 
 
+class AllAtOnce(InlineCrew[Any]):
+    """Does all that it has been given and hands it over together, failures first."""
+
+    def __init__(self, worker: Copier) -> None:
+        super().__init__(worker)
+        self._tasks: list[tuple[int, Any]] = []
+
+    @property
+    def room(self) -> int:
+        return 8 - len(self._tasks)
+
+    def submit(self, number: int, task: Any) -> None:
+        self._tasks.append((number, task))
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        tasks, self._tasks = self._tasks, []
+        done = [(number, self._done(task)) for number, task in tasks]
+        return sorted(done, key=lambda item: not isinstance(item[1], CopyFailed))
+
+    def _done(self, task: Any) -> Outcome | BaseException:
+        try:
+            return self._worker.do(task)
+        except CopyFailed as failed:
+            return failed
+
+
 @pytest.fixture
-def parallel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Files], Files]:
+def parallel(monkeypatch: pytest.MonkeyPatch) -> Parallel:
     """Have the coordinator share out the work, to one worker that uses these files."""
 
-    def prepare(files: Files) -> Files:
+    def prepare(files: Files, kind: type[InlineCrew[Any]] = InlineCrew) -> Files:
         def crew(setup: Setup) -> InlineCrew[Any]:
             try:
                 worker = Copier(
@@ -83,16 +113,13 @@ def parallel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Files], Files]:
                 )
             except OSError as error:
                 raise copy_failed(b"", error) from error
-            return InlineCrew(worker)
+            return kind(worker)
 
         monkeypatch.setattr(tree, "is_parallel", lambda options, files: True)
         monkeypatch.setattr(tree, "ProcessCrew", crew)
         return files
 
     return prepare
-
-
-Parallel = Callable[[Files], Files]
 
 
 def fill(path: Path, size: int, *extents: tuple[int, int], seed: int = 1) -> None:
@@ -536,6 +563,31 @@ def test_stopped_at_every_question_nothing_is_left_of_it(run: Run, parallel: Par
             assert open_fds() == fds
     assert asked > 5
     assert complete(run)
+
+
+def test_begun_while_something_else_failed_nothing_is_left_of_it(
+    run: Run, parallel: Parallel
+) -> None:
+    """Both are heard of together, and the failure first."""
+    spotted(run.source / "big")
+    for number in range(9):
+        (run.source / f"c{number}").mkdir()
+        (run.source / f"c{number}" / "bad").write_bytes(b"x" * 100)
+
+    def fail(name: str, args: tuple[Any, ...]) -> None:
+        if name in ("open", "open_here") and args[0] == b"bad" and (run.data / "big").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    begun: list[bool] = []
+
+    def see(name: str, args: tuple[Any, ...]) -> None:
+        begun.append((run.data / "big").exists())
+
+    with pytest.raises(CopyFailed) as caught:
+        run.backup(files=parallel(Watched(before=fail, after=see), AllAtOnce), options=OPTIONS)
+    assert caught.value.path.endswith("/bad")
+    assert any(begun)
+    assert not (run.data / "big").exists()
 
 
 def complete(run: Run) -> bool:
