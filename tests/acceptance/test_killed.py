@@ -24,7 +24,7 @@ from tests.acceptance.waiting import until
 
 pytestmark = pytest.mark.acceptance
 
-FEW, MANY = 20, 1500
+FEW, MANY = 20, 4_000
 
 
 @dataclass(kw_only=True)

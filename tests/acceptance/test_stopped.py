@@ -19,7 +19,7 @@ from tests.acceptance.trees import copy, fill_with_many
 
 pytestmark = pytest.mark.acceptance
 
-MANY = 1500
+MANY = 12_000
 SOON_S = 10.0
 
 
