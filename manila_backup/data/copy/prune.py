@@ -8,7 +8,9 @@ the target; memory does not grow with either.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from manila_backup.data.catalog.chain import Chain
@@ -53,6 +55,7 @@ class Pruner:
         self._cancelled = cancelled
         self._files = files
         self._remover = Remover(files=files, cancelled=cancelled, keep=True)
+        self._is_root = os.geteuid() == 0
         self._is_final = False
         self._compare = False
         self._directories: Chain[int] = Chain()
@@ -135,7 +138,11 @@ class Pruner:
     def _remove(self, found: Found, walk: Walk) -> None:
         walk.skip()
         removed_before = self._remover.removed
-        gone = self._remover.remove(found.parent_fd, found.name, path=found.path)
+        try:
+            with self._writable(found.parent_fd):
+                gone = self._remover.remove(found.parent_fd, found.name, path=found.path)
+        except OSError as error:
+            raise copy_failed(found.path, error) from error
         self._tally.deleted += self._remover.removed - removed_before
         if self._is_final:
             self._tally.change(found.path)
@@ -144,6 +151,22 @@ class Pruner:
             # A mount, or a file that an NFS client has open, is below it.
             self._tally.warnings += 1
         self._tally.report()
+
+    @contextlib.contextmanager
+    def _writable(self, fd: int) -> Iterator[None]:
+        """Let an ordinary user remove entries from a directory of its own, whatever its mode is.
+        A kill in between leaves it changed; the restore gives it its final mode in any case."""
+        info = None if self._is_root else self._files.fstat(fd)
+        if info is None or info.st_mode & stat.S_IWUSR or info.st_uid != os.geteuid():
+            yield
+            return
+        mode = stat.S_IMODE(info.st_mode)
+        self._files.chmod(fd, mode | stat.S_IWUSR)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # an error of the removal must not be hidden
+                self._files.chmod(fd, mode)
 
     def _put_time_right(self, found: Found) -> None:
         mtime_ns = self._directories.parent_of(found.path)

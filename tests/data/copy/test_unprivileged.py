@@ -153,6 +153,22 @@ def test_a_directory_of_ones_own_that_is_closed_is_entered_and_closed_again(top:
     assert differences(before, snapshot(str(top / "target"))) == []
 
 
+def test_what_is_not_wanted_goes_from_directories_that_are_closed_to_writers(top: Path) -> None:
+    """Also a whole tree, and also from the root."""
+    (top / "source" / "d").mkdir()
+    own(top / "source" / "d")
+    for directory in (top / "target", top / "target" / "d"):
+        (directory / "old" / "deeper").mkdir(parents=True)
+        (directory / "old file").touch()
+    for path in (top / "target").rglob("*"):
+        own(path)
+    os.chmod(top / "target" / "d", 0o500)
+    os.chmod(top / "target", 0o500)
+    before = snapshot(str(top / "source"))
+    run_as_user(top)
+    assert differences(before, snapshot(str(top / "target"))) == []
+
+
 @pytest.mark.parametrize("name", ["file", "directory"])
 def test_what_may_not_be_read_fails_by_path(top: Path, name: str) -> None:
     path = top / "source" / name
