@@ -25,7 +25,7 @@ from manila_backup.data.copy.dirstack import (
     identity_of,
 )
 from manila_backup.data.copy.errors import TargetFailed, copy_failed, target_errors
-from manila_backup.data.copy.listing import SortedNames, Spill
+from manila_backup.data.copy.listing import SortedNames, Spill, live_names
 from manila_backup.data.copy.notes import Notes, Pulse
 from manila_backup.data.copy.ranges import Ranges, path_of
 from manila_backup.data.copy.remove import Remover
@@ -240,7 +240,7 @@ class Copier:
         """None: there are too many."""
         names: list[Name] = []
         try:
-            for name, kind in self._files.names(fd):
+            for name, kind in self._names(fd, path):
                 if is_ignored(name, is_root=not path):
                     continue
                 names.append((name, kind))
@@ -251,7 +251,7 @@ class Copier:
                 return []  # it was removed after it was entered
             raise copy_failed(path, error) from error
         names.sort()
-        # A server may list a name twice while the directory changes.
+        # While the directory changes a name may come twice.
         return [
             name
             for name, before in zip(names, [None, *names], strict=False)
@@ -289,11 +289,14 @@ class Copier:
 
     def _packed(self, fd: int, directory: Directory) -> Iterator[bytes]:
         """Names with their kinds, such that they sort as the names do."""
-        for number, (name, kind) in enumerate(self._files.names(fd)):
+        for number, (name, kind) in enumerate(self._names(fd, directory.path)):
             if number % _CANCEL_NAMES == 0:
                 self._pulse.check()
             if not is_ignored(name, is_root=not directory.path):
                 yield b"%b\0%c" % (name, kind)
+
+    def _names(self, fd: int, path: bytes) -> Iterator[Name]:
+        return live_names(self._files, fd, on_change=lambda: self._pulse.notes.change(path))
 
     def _prune(self, directory: Directory, wanted: Iterable[bytes]) -> None:
         if directory.fresh or not self._options.delete:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of a directory in order, however many there are: what does not fit is sorted in runs
-on disk and merged.
+"""The names of a directory: all of them, though others rename entries meanwhile, and in order,
+however many there are: what does not fit is sorted in runs on disk and merged.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import errno
 import heapq
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
+
+from manila_backup.data.copy.sysio import Files, Kind
 
 RUN_NAMES = 50_000
 """Names of one directory held in memory at most."""
@@ -18,10 +20,33 @@ RUN_NAMES = 50_000
 HELD_NAMES = 200_000
 """Names held by all directories of one walk at most, plus one run."""
 
+LISTINGS = 3
+"""How often a directory that others change is listed."""
+
 _READ_BYTES = 1 << 16
 
 _END = b"/"
 """No name has one. What stands for a name may end in NUL and more: it sorts like the name."""
+
+
+def live_names(
+    files: Files, dir_fd: int, *, on_change: Callable[[], None]
+) -> Iterator[tuple[bytes, Kind]]:
+    """The names in a directory that others may change meanwhile, in no order; a name may come more
+    than once, as different things.
+
+    A listing promises nothing for what is renamed while it lasts: btrfs leaves a name out that
+    another file takes over. So a directory that is not as it was before is listed again, and what
+    comes is all that was seen. ``on_change`` hears of one that never stands still: names that were
+    there all the time may be missing.
+    """
+    for _ in range(LISTINGS):
+        before = files.fstat(dir_fd)
+        yield from files.names(dir_fd)
+        after = files.fstat(dir_fd)
+        if (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns):
+            return
+    on_change()
 
 
 class Spill:

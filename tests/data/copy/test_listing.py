@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listing directories in which others rename entries at the same time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from manila_backup.data.copy.listing import LISTINGS, live_names
+from manila_backup.data.copy.sysio import Files
+from manila_backup.data.copy.sysio import Kind as NameKind
+from tests.data.copy.conftest import Opened, Run
+from tests.data.copy.file_systems import BTRFS, WHOLE, FileSystems, Kind, Trip
+
+NAMES = [f"{number:03}{'x' * 200}" for number in range(500)]
+"""More than one system call lists."""
+
+
+class InTheMiddle(Files):
+    """``act`` happens when the first name has been listed, so many times."""
+
+    def __init__(self, act: Callable[[], object], *, times: int) -> None:
+        self._act = act
+        self.left = times
+
+    def names(self, dir_fd: int) -> Iterator[tuple[bytes, NameKind]]:
+        listed = super().names(dir_fd)
+        yield next(listed)
+        if self.left:
+            self.left -= 1
+            self._act()
+        yield from listed
+
+
+@pytest.fixture(scope="module")
+def disks() -> Iterator[FileSystems]:
+    with FileSystems() as found:
+        yield found
+
+
+def replace_last(directory: Path) -> None:
+    (directory / "new").touch()
+    (directory / "new").rename(directory / NAMES[-1])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", WHOLE, ids=str)
+def test_a_name_that_another_file_takes_over_is_listed(disks: FileSystems, kind: Kind) -> None:
+    trip = Trip(disks)
+    directory = trip.new(kind)
+    for name in NAMES:
+        (directory / name).touch()
+    rival = InTheMiddle(lambda: replace_last(directory), times=1)
+    told: list[str] = []
+    with Opened(directory) as fd:
+        found = list(live_names(rival, fd, on_change=lambda: told.append("changed")))
+        if kind is BTRFS:
+            rival.left = 1
+            once = {name for name, _ in rival.names(fd)}
+            assert os.fsencode(NAMES[-1]) not in once, "this is what it is about"
+    assert {name for name, _ in found} - {b"new"} == {os.fsencode(name) for name in NAMES}
+    assert told == []
+    trip.remove()
+
+
+def test_a_directory_that_stands_still_is_listed_once(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    with Opened(tmp_path) as fd:
+        found = list(live_names(Files(), fd, on_change=pytest.fail))
+    assert found == [(b"f", NameKind.FILE)]
+
+
+def test_a_directory_that_never_stands_still_is_named_as_changed(run: Run) -> None:
+    directory = run.source / "d"
+    directory.mkdir()
+    (directory / "f").touch()
+
+    def come_and_go() -> None:
+        (directory / "new").touch()
+        (directory / "new").unlink()
+
+    result = run.backup(files=InTheMiddle(come_and_go, times=1 + LISTINGS))
+    assert result.changed == ("d",)
+    assert result.counters.changed == 1
