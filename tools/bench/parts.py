@@ -64,10 +64,10 @@ def parts(*, scale: float, seed: int, latency_files: int | None) -> dict[str, Pa
 
 
 def image_of(extent: Extent, fs_type: str) -> ImageSpec:
-    """Room for the data set, in blocks of 4 KiB, with a second block per entry to spare."""
+    """Room for the data set, in blocks of 4 KiB, with blocks to spare; images are sparse."""
     return ImageSpec(
         fs_type=fs_type,
-        size_bytes=extent.logical_bytes * 5 // 4 + extent.entries * (16 << 10) + (256 << 20),
+        size_bytes=extent.logical_bytes * 3 // 2 + extent.entries * (32 << 10) + (512 << 20),
         inodes=extent.entries + 1024,
     )
 

@@ -9,6 +9,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -30,6 +31,8 @@
 #define USUAL_BYTES 512 /* the kernel takes, and clears, as much memory as it is offered */
 #define ONE_BLOCK 4096
 #define NS_PER_S 1000000000LL
+#define LISTED_BYTES (32 << 10)
+#define KINDS 3
 #define FIELDS_READ 9
 #define FIELDS_WRITTEN 7
 
@@ -697,12 +700,86 @@ static PyObject *native_write(PyObject *module, PyObject *args)
     return answer;
 }
 
+/* --- listing ----------------------------------------------------------------------------------- */
+
+/* struct linux_dirent64, as getdents64(2) has it. */
+struct listed {
+    uint64_t inode;
+    int64_t next;
+    uint16_t length;
+    uint8_t type;
+    char name[];
+};
+
+/* Which of the three kinds a name is; file systems that do not say are asked. */
+static int kind_of(int dir_fd, const struct listed *entry)
+{
+    struct stat info;
+    mode_t mode = DTTOIF(entry->type);
+    if (entry->type == DT_UNKNOWN)
+        mode = fstatat(dir_fd, entry->name, &info, AT_SYMLINK_NOFOLLOW) == 0 ? info.st_mode : 0;
+    return S_ISDIR(mode) ? 0 : S_ISREG(mode) ? 1 : 2;
+}
+
+static bool is_itself_or_above(const char *name)
+{
+    return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+/* Pairs of a name and one of `kinds`. */
+static PyObject *listed_pairs(int dir_fd, const char *data, long bytes, PyObject *kinds)
+{
+    PyObject *answer = PyList_New(0);
+    const struct listed *entry;
+    for (long at = 0; answer && at < bytes; at += entry->length) {
+        entry = (const struct listed *)(data + at);
+        if (is_itself_or_above(entry->name))
+            continue;
+        PyObject *kind = PyTuple_GET_ITEM(kinds, kind_of(dir_fd, entry));
+        PyObject *pair = Py_BuildValue("(yO)", entry->name, kind);
+        if (!pair || PyList_Append(answer, pair) != 0)
+            Py_CLEAR(answer);
+        Py_XDECREF(pair);
+    }
+    return answer;
+}
+
+static PyObject *native_names(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int dir_fd;
+    PyObject *kinds;
+    if (!PyArg_ParseTuple(args, "iO!", &dir_fd, &PyTuple_Type, &kinds))
+        return NULL;
+    if (PyTuple_GET_SIZE(kinds) != KINDS) {
+        PyErr_Format(PyExc_ValueError, "%d kinds are needed", KINDS);
+        return NULL;
+    }
+    PyObject *answer = NULL;
+    long bytes = 0;
+    char *data = malloc(LISTED_BYTES);
+    if (!data)
+        return PyErr_NoMemory();
+    do { /* a portion may hold nothing but "." and ".." */
+        Py_BEGIN_ALLOW_THREADS
+        bytes = syscall(SYS_getdents64, dir_fd, data, (size_t)LISTED_BYTES);
+        Py_END_ALLOW_THREADS
+        Py_CLEAR(answer);
+        answer = bytes < 0 ? PyErr_SetFromErrno(PyExc_OSError)
+                           : listed_pairs(dir_fd, data, bytes, kinds);
+    } while (answer && bytes && !PyList_GET_SIZE(answer));
+    free(data);
+    return answer;
+}
+
 /* --- the module -------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
     {"read", native_read, METH_VARARGS, "read(kind, dir_fd, names, budget) -> list"},
     {"write", native_write, METH_VARARGS,
      "write(dir_fd, items, uid, gid, strips_acl, acls) -> list"},
+    {"names", native_names, METH_VARARGS,
+     "names(dir_fd, kinds) -> list: the next portion, empty at the end"},
     {NULL, NULL, 0, NULL},
 };
 

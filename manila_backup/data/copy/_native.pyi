@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One slice of names each; :mod:`manila_backup.data.copy.small` says what these do, and is their
-only caller. The GIL is released during the system calls. More than SLICE names: ValueError.
+"""The GIL is released during the system calls. ``read`` and ``write`` take one slice of names each,
+and :mod:`manila_backup.data.copy.small`, their only caller, says what they do; more than SLICE
+names: ValueError. ``names`` is :mod:`~manila_backup.data.copy.sysio`'s.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ SMALL_BYTES: int
 XATTR_BYTES: int
 
 _Kind = TypeVar("_Kind", bound=tuple[object, ...])
+_Any = TypeVar("_Any")
 _Item = tuple[bytes, bytes, int, int, int, int, Mapping[bytes, bytes] | None]
 
 def read(
@@ -30,3 +32,10 @@ def write(
 ) -> list[bool]:
     """``uid`` and ``gid``: whose new files in this directory are likely to be. ``strips_acl``:
     they inherit an ACL, which is to be removed. ``acls``: attributes that come after the mode."""
+
+def names(dir_fd: int, kinds: tuple[_Any, _Any, _Any], /) -> list[tuple[bytes, _Any]]:
+    """The next portion of a directory's listing, empty at its end: names but for ``.`` and ``..``,
+    each with the one of ``kinds`` (directory, regular file, anything else) that it is.
+
+    :raises OSError:
+    """

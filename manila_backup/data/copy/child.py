@@ -2,8 +2,8 @@
 """A process of a parallel copy: ``python -m manila_backup.data.copy.child SOCKET BOARD PARENT``.
 
 It talks pickles over the socket, with nobody but its parent: first the :class:`Setup`, then
-numbered tasks; back come their numbers with what became of them. It dies with its parent: by
-PDEATHSIG when the parent's thread goes, and by end of file on the socket.
+bundles of numbered tasks; back come, for each, the numbers with what became of them. It dies with
+its parent: by PDEATHSIG when the parent's thread goes, and by end of file on the socket.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.board import Board
-from manila_backup.data.copy.crew import ThreadTeam, Worker
+from manila_backup.data.copy.crew import Done, ThreadTeam, Worker
 from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.heap import collect_seldom, keep_large_blocks_apart
 from manila_backup.data.copy.notes import Pulse
@@ -94,13 +94,21 @@ def allow_many_fds() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def packed(number: int, result: object) -> bytes:
+def packed(done: list[Done]) -> bytes:
     """What cannot be handed over must not be waited for: it is told by name."""
     try:
-        return pickle.dumps((number, result), pickle.HIGHEST_PROTOCOL)
-    except Exception as error:  # noqa: BLE001 - whatever a result's own methods raise
-        told = RuntimeError(f"a {type(result).__name__} cannot be handed over: {error!r}")
-        return pickle.dumps((number, told), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(done, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 - whatever a result's own methods raise
+        told = [(number, _presentable(result)) for number, result in done]
+        return pickle.dumps(told, pickle.HIGHEST_PROTOCOL)
+
+
+def _presentable(result: object) -> object:
+    try:
+        pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # noqa: BLE001 - as above
+        return RuntimeError(f"a {type(result).__name__} cannot be handed over: {error!r}")
+    return result
 
 
 def main(argv: list[str]) -> None:
@@ -125,8 +133,8 @@ def main(argv: list[str]) -> None:
 def _serve(connection: Connection, setup: Setup, board: Board) -> None:
     lock = threading.Lock()
 
-    def done(number: int, result: object) -> None:
-        answer = packed(number, result)
+    def done(results: list[Done]) -> None:
+        answer = packed(results)
         with lock, contextlib.suppress(BrokenPipeError):
             connection.send_bytes(answer)
 
@@ -139,8 +147,8 @@ def _serve(connection: Connection, setup: Setup, board: Board) -> None:
     )
     # What there is by now stays: no need to look at it again at each collection.
     gc.freeze()
-    while (item := connection.recv()) is not None:
-        team.submit(*item)
+    while (bundle := connection.recv()) is not None:
+        team.submit(bundle)
     team.close()
 
 

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from manila_backup.data.copy.notes import Notes, Pulse
@@ -19,10 +19,16 @@ T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
 BATCH = 128
-"""Entries of a task, as long as nobody knows how long they take."""
+"""Entries of a bundle, as long as nobody knows how long they take."""
 
-Done = tuple[int, Outcome | BaseException]
-"""A task's number, and what became of it."""
+_BUNDLE_S = 0.2
+"""Tasks of a bundle that were not begun by then are given back, for others to take."""
+
+Done = tuple[int, Outcome | BaseException | None]
+"""A task's number, and what became of it; None: it was not begun."""
+
+Bundle = Sequence[tuple[int, T]]
+"""Numbered tasks that one worker does, in this order."""
 
 
 class Worker(Protocol[T_contra]):
@@ -34,20 +40,18 @@ class Worker(Protocol[T_contra]):
 
 
 class Crew(Protocol[T_contra]):
-    """Takes numbered tasks and gives back what became of them, in any order."""
+    """Takes bundles of tasks and gives back what became of them, in any order. After a task that
+    failed those that follow it in its bundle are not begun."""
 
     @property
     def room(self) -> int:
-        """How many more tasks can usefully be submitted now; at least one if none is in work."""
-
-    @property
-    def in_work(self) -> int: ...
+        """How many more bundles can usefully be submitted now; at least one if none is in work."""
 
     @property
     def batch(self) -> int:
-        """How many entries a task should have."""
+        """How many entries a bundle should have."""
 
-    def submit(self, number: int, task: T_contra) -> None: ...
+    def submit(self, bundle: Bundle[T_contra]) -> None: ...
 
     def wait(self, timeout_s: float) -> list[Done]:
         """What was done, at least one unless the time is up or nothing is in work."""
@@ -64,29 +68,24 @@ MakeWorker = Callable[[Pulse], Worker[T]]
 
 
 class InlineCrew(Generic[T]):
-    """One worker; a task is done while the coordinator waits for it."""
+    """One worker; a task is done while the coordinator waits for it, and if it fails it raises."""
 
     def __init__(self, worker: Worker[T]) -> None:
         self._worker = worker
-        self._task: tuple[int, T] | None = None
+        self._bundle: Bundle[T] = []
         self.batch = BATCH
 
     @property
     def room(self) -> int:
-        return 0 if self._task else 1
+        return 0 if self._bundle else 1
 
-    @property
-    def in_work(self) -> int:
-        return 1 if self._task else 0
-
-    def submit(self, number: int, task: T) -> None:
-        self._task = number, task
+    def submit(self, bundle: Bundle[T]) -> None:
+        self._bundle = bundle
 
     def wait(self, timeout_s: float) -> list[Done]:
-        if self._task is None:
+        if not self._bundle:
             return []
-        number, task = self._task
-        self._task = None
+        (number, task), *self._bundle = self._bundle
         return [(number, self._worker.do(task))]
 
     def live_bytes(self) -> int:
@@ -133,7 +132,7 @@ class Stopwatch:
 class ThreadTeam(Generic[T]):
     """Threads of this process that share a queue; started as they are needed, up to ``threads``.
 
-    ``done`` is called by the working thread with each result, also with errors.
+    ``done`` is called by the working thread with what became of each bundle, errors included.
     """
 
     def __init__(
@@ -143,26 +142,26 @@ class ThreadTeam(Generic[T]):
         *,
         cancelled: Callable[[], bool],
         live: Callable[[int, int], None],
-        done: Callable[[int, Outcome | BaseException], None],
+        done: Callable[[list[Done]], None],
     ) -> None:
-        """``live(index, bytes)``: what the thread's task has moved so far, 0 after it."""
+        """``live(index, bytes)``: what the thread's bundle has moved so far, 0 after it."""
         self._make_worker = make_worker
         self._limit = threads
         self._cancelled = cancelled
         self._live = live
         self._done = done
-        self._tasks: queue.SimpleQueue[tuple[int, T] | None] = queue.SimpleQueue()
+        self._bundles: queue.SimpleQueue[Bundle[T] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._in_work = 0
         self._lock = threading.Lock()
 
-    def submit(self, number: int, task: T) -> None:
+    def submit(self, bundle: Bundle[T]) -> None:
         with self._lock:
             self._in_work += 1
             wanted = min(self._in_work, self._limit)
         if len(self._threads) < wanted:
             self._start_thread()
-        self._tasks.put((number, task))
+        self._bundles.put(bundle)
 
     def _start_thread(self) -> None:
         index = len(self._threads)
@@ -179,34 +178,45 @@ class ThreadTeam(Generic[T]):
     def close(self) -> None:
         """Waits for the threads; the caller has seen to it that ``cancelled`` says so."""
         for _ in self._threads:
-            self._tasks.put(None)
+            self._bundles.put(None)
         for thread in self._threads:
             thread.join()
 
     def _run(self, index: int) -> None:
+        moved_bytes = 0  # by tasks of the bundle that have ended
+
         def live(notes: Notes) -> None:
-            self._live(index, notes.bytes)
+            self._live(index, moved_bytes + notes.bytes)
 
         worker: Worker[T] | None = None
         watch = Stopwatch()
         try:
-            while (item := self._tasks.get()) is not None:
-                result: Outcome | BaseException
-                try:
-                    if worker is None:
-                        worker = self._make_worker(Pulse(self._cancelled, live))
-                    watch.lap()
-                    result = worker.do(item[1])
-                    result.cpu_s, result.blocked_s = watch.lap()
-                except BaseException as error:  # noqa: BLE001 - handed to the coordinator
-                    if not isinstance(error, ManilaBackupError):
-                        # A mistake: where it was made would be lost on the way.
-                        error.add_note(traceback.format_exc())
-                    result = error
+            while (bundle := self._bundles.get()) is not None:
+                done: list[Done] = []
+                until_s = time.perf_counter() + _BUNDLE_S
+                for number, task in bundle:
+                    if done and time.perf_counter() > until_s:
+                        break
+                    try:
+                        if worker is None:
+                            worker = self._make_worker(Pulse(self._cancelled, live))
+                        watch.lap()
+                        outcome = worker.do(task)
+                        outcome.cpu_s, outcome.blocked_s = watch.lap()
+                        moved_bytes += outcome.notes.bytes
+                        done.append((number, outcome))
+                    except BaseException as error:  # noqa: BLE001 - handed to the coordinator
+                        if not isinstance(error, ManilaBackupError):
+                            # A mistake: where it was made would be lost on the way.
+                            error.add_note(traceback.format_exc())
+                        done.append((number, error))
+                        break
+                done += [(number, None) for number, _ in bundle[len(done) :]]
+                moved_bytes = 0
                 self._live(index, 0)
                 with self._lock:
                     self._in_work -= 1
-                self._done(item[0], result)
+                self._done(done)
         finally:
             watch.close()
             if worker is not None:

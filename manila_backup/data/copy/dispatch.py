@@ -6,11 +6,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
-from manila_backup.data.copy.crew import Crew, Done, InlineCrew
+from manila_backup.data.copy.crew import Bundle, Crew, Done, InlineCrew
 from manila_backup.data.copy.notes import Notes
 from manila_backup.data.copy.tally import Tally
-from manila_backup.data.copy.tasks import Outcome, Task
+from manila_backup.data.copy.tasks import Outcome, Task, weight_of
 from manila_backup.exception import Cancelled
 
 _WAIT_S = 0.2
@@ -20,6 +21,12 @@ _FIRST_BATCH = 16
 _LONG_S = 0.1
 
 Handler = Callable[[Outcome], None]
+
+
+class _Queued(NamedTuple):
+    task: Task
+    handler: Handler
+    weight: int
 
 
 class Dispatch:
@@ -41,15 +48,17 @@ class Dispatch:
         self._start = start
         self._tally = tally
         self._cancelled = cancelled
-        self._queue: deque[tuple[Task, Handler]] = deque()
-        self._handlers: dict[int, Handler] = {}
+        self._queue: deque[_Queued] = deque()
+        self._weight = 0  # of what is queued, in entries
+        self._handed_out: dict[int, _Queued] = {}
         self._done: deque[Done] = deque()
         self._number = 0
         self._since_s = time.monotonic()
 
     @property
     def batch(self) -> int:
-        """How many entries a task should have: few, until it is known how long they take."""
+        """How many entries a bundle, and so a task, should have: few, until it is known how long
+        they take."""
         return _FIRST_BATCH if self._start is not None else self._crew.batch
 
     @property
@@ -59,7 +68,8 @@ class Dispatch:
 
     @property
     def in_work(self) -> int:
-        return len(self._handlers)
+        """Tasks."""
+        return len(self._handed_out)
 
     @property
     def queued(self) -> int:
@@ -67,17 +77,26 @@ class Dispatch:
 
     @property
     def room(self) -> int:
-        """How many more tasks than those queued can be in work."""
-        return self._crew.room - len(self._queue)
+        """How many more entries than those queued can be in work."""
+        if self.is_inline:
+            return self._crew.room * self.batch if not self._queue else 0
+        return self._crew.room * self.batch - self._weight
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether what is queued is worth handing out."""
+        return self._weight >= self.batch or (self.is_inline and bool(self._queue))
 
     def add(self, task: Task, handler: Handler) -> None:
-        self._queue.append((task, handler))
+        queued = _Queued(task, handler, weight_of(task, self.batch))
+        self._queue.append(queued)
+        self._weight += queued.weight
 
     def spread(self, *, is_much: bool) -> None:
         """There is more to do. If that is much, or if it has taken some time already, it is worth
         the larger crew. To be called when nothing is in work; does nothing once it is there.
         """
-        if self._start is None or self._handlers:
+        if self._start is None or self._handed_out:
             return
         if is_much or time.monotonic() - self._since_s > _LONG_S:
             self._crew, self._start = self._start(), None
@@ -85,10 +104,25 @@ class Dispatch:
     def submit(self) -> None:
         """Hand out what there is room for."""
         while self._queue and self._crew.room:
-            task, handler = self._queue.popleft()
+            self._crew.submit(self._next_bundle())
+
+    def _next_bundle(self) -> Bundle[Task]:
+        """As many as one worker should do: not so many that others have none."""
+        left = 1 if self.is_inline else min(self.batch, self._weight // self._crew.room)
+        bundle: list[tuple[int, Task]] = []
+        while self._queue and (left > 0 or not bundle):
+            queued = self._queue.popleft()
+            left -= queued.weight
+            self._weight -= queued.weight
             self._number += 1
-            self._handlers[self._number] = handler
-            self._crew.submit(self._number, task)
+            self._handed_out[self._number] = queued
+            bundle.append((self._number, queued.task))
+        return bundle
+
+    def _give_back(self, queued: list[_Queued]) -> None:
+        """They were not begun, and come first again."""
+        self._queue.extendleft(reversed(queued))
+        self._weight += sum(item.weight for item in queued)
 
     def collect(self) -> None:
         """Wait for outcomes, and call their handlers.
@@ -97,13 +131,18 @@ class Dispatch:
         :raises Cancelled:
         """
         self._done.extend(self._crew.wait(_WAIT_S))
+        not_begun: list[_Queued] = []
         while self._done:
             number, result = self._done.popleft()
-            handler = self._handlers.pop(number)
+            queued = self._handed_out.pop(number)
             if isinstance(result, BaseException):
                 raise result
+            if result is None:
+                not_begun.append(queued)
+                continue
             self._tally.take(result.notes)
-            handler(result)
+            queued.handler(result)
+        self._give_back(not_begun)
         if self._crew is self._inline:
             self._tally.report()
             return

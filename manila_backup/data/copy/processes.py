@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,7 +20,7 @@ from manila_backup.data.copy import child
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.board import Board
 from manila_backup.data.copy.child import STOPPING, Setup
-from manila_backup.data.copy.crew import Done
+from manila_backup.data.copy.crew import Bundle, Done
 from manila_backup.data.copy.forked import Forked
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tasks import Outcome
@@ -32,10 +32,10 @@ _WINDOW_S = 0.1
 _GROWTH = 8
 
 _TASK_S = 0.1
-"""What a task should take: long beside handing it out, short for whoever waits for it."""
+"""What a bundle should take: long beside handing it out, short for whoever waits for it."""
 
-_BATCHES = 8, 256
-"""Entries of a task, at least and at most."""
+_BATCHES = 8, 512
+"""Entries of a bundle, at least and at most."""
 
 _STOP_GRACE_S = 5.0
 """How long a task in work may take to see that it has to stop."""
@@ -51,12 +51,13 @@ def is_parallel(options: CopyOptions, files: Files) -> bool:
 class _Member:
     process: subprocess.Popen[bytes] | Forked
     connection: Connection
-    numbers: set[int] = field(default_factory=set)
+    bundles: int = 0
+    """In work, or waiting there."""
 
 
 class Throttle:
-    """How many threads per process are worth it (``threads``), and how many entries a task should
-    have (``batch``).
+    """How many threads per process are worth it (``threads``), and how many entries a bundle
+    should have (``batch``).
 
     A thread that is blocked (by a file server that answers slowly, not by the lack of a processor)
     leaves the processor to others: more of them hide the latency. Threads that compute only take
@@ -160,22 +161,19 @@ class ProcessCrew:
 
     @property
     def room(self) -> int:
-        # One more each than are in work, so that no process waits for its next task.
-        return max(len(self._members) * (self._throttle.threads + 1) - self.in_work, 0)
-
-    @property
-    def in_work(self) -> int:
-        return sum(len(member.numbers) for member in self._members)
+        # One more each than are in work, so that no process waits for its next bundle.
+        in_work = sum(member.bundles for member in self._members)
+        return max(len(self._members) * (self._throttle.threads + 1) - in_work, 0)
 
     @property
     def batch(self) -> int:
         return self._throttle.batch
 
-    def submit(self, number: int, task: Any) -> None:
-        member = min(self._members, key=lambda member: len(member.numbers))
-        member.numbers.add(number)
+    def submit(self, bundle: Bundle[Any]) -> None:
+        member = min(self._members, key=lambda member: member.bundles)
+        member.bundles += 1
         try:
-            member.connection.send((number, task))
+            member.connection.send(bundle)
         except OSError:
             raise self._died(member) from None
 
@@ -183,7 +181,7 @@ class ProcessCrew:
         poll = select.poll()
         by_fd = {}
         for member in self._members:
-            if member.numbers:
+            if member.bundles:
                 by_fd[member.connection.fileno()] = member
                 poll.register(member.connection.fileno(), select.POLLIN)
         if not by_fd:
@@ -200,9 +198,8 @@ class ProcessCrew:
     def _receive(self, member: _Member) -> None:
         try:
             while True:
-                number, result = member.connection.recv()
-                member.numbers.discard(number)
-                self._heard.append((number, result))
+                self._heard += member.connection.recv()
+                member.bundles -= 1
                 if not member.connection.poll():
                     return
         except (EOFError, OSError):
@@ -234,7 +231,7 @@ class ProcessCrew:
         # error, and the process has to end all the same.
         with contextlib.suppress(Exception):
             while member.connection.poll(_STOP_GRACE_S):
-                self._heard.append(member.connection.recv())
+                self._heard += member.connection.recv()
         member.connection.close()
         try:
             member.process.wait(_STOP_GRACE_S)

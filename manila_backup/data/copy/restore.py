@@ -166,7 +166,7 @@ class _Restore:
                 if desk.queued and desk.is_inline:
                     self._work()
                     desk.spread(is_much=number > _BACKLOG_ENTRIES)
-                elif desk.queued:
+                elif desk.is_bundle:
                     self._hand_out()
         self._hand_out_batch()
         for _, directory in self._directories.rest():

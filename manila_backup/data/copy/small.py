@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from manila_backup.data.copy.attributes import ACLS, DEFAULT_ACL
-from manila_backup.data.copy.sysio import SYSTEM, Files
+from manila_backup.data.copy.sysio import SYSTEM, Files, is_native
 
 SMALL_BYTES = 256 << 10
 """Larger files are not small."""
@@ -90,7 +90,7 @@ class SmallFiles:
         if native and files is not SYSTEM:
             raise RuntimeError("native calls do not go through a seam")
         if native is None:
-            native = files is SYSTEM and os.environ.get("MANILA_BACKUP_NATIVE") != "0"
+            native = files is SYSTEM and is_native()
             slices = _native_slices() if native else None
         elif native:
             slices = _native_slices()

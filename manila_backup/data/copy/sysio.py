@@ -16,6 +16,11 @@ from enum import IntEnum
 
 from manila_backup.data.copy.openat2 import openat2
 
+try:
+    from manila_backup.data.copy import _native
+except ImportError:  # it is not built, or this kernel cannot
+    _native = None  # type: ignore[assignment]
+
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 OPEN_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,6 +38,8 @@ class Kind(IntEnum):
     OTHER = 2
 
 
+_KINDS = Kind.DIRECTORY, Kind.FILE, Kind.OTHER
+
 Place = int | bytes
 """What attributes belong to: an fd, or :func:`itself` of an O_PATH fd."""
 
@@ -41,6 +48,12 @@ def itself(path_fd: int) -> bytes:
     """The object that an O_PATH fd stands for, symlinks and special files included: the magic link
     leads to it and not on to a symlink's target. Calls that take an fd refuse O_PATH ones."""
     return b"/proc/self/fd/%d" % path_fd
+
+
+def is_native() -> bool:
+    """Whether the parts in C may be used, where there are any: unless the environment says
+    ``MANILA_BACKUP_NATIVE=0``."""
+    return os.environ.get("MANILA_BACKUP_NATIVE") != "0"
 
 
 class Files:
@@ -89,9 +102,13 @@ class Files:
 
     def names(self, dir_fd: int) -> Iterator[tuple[bytes, Kind]]:
         """The names in a directory, in no order, and what each was when listed; streaming."""
-        fsencode = os.fsencode
         # btrfs lists what was there when the fd was opened, or rewound.
         os.lseek(dir_fd, 0, os.SEEK_SET)
+        if _native is not None and is_native():
+            while portion := _native.names(dir_fd, _KINDS):
+                yield from portion
+            return
+        fsencode = os.fsencode
         with os.scandir(dir_fd) as listing:
             for item in listing:
                 if item.is_file(follow_symlinks=False):

@@ -145,6 +145,30 @@ LargeTask = BeginFile | CopyRange | SealFile | DiscardFile
 Task = CopyDirectory | CopyNames | LargeTask | MakeLinks | FinishDirectory | LayEntries
 
 
+DIRECTORY_WEIGHT = 16
+"""What a directory that was not entered yet is taken for."""
+
+_PATH_BYTES = 1024
+"""What a path has for each entry that it counts as: of long ones only few are to wait."""
+
+
+def weight_of(task: Task, most: int) -> int:
+    """About how many entries it is. What has large files is ``most``: it is to be alone."""
+    match task:
+        case CopyDirectory():
+            return DIRECTORY_WEIGHT + len(task.path) // _PATH_BYTES
+        case CopyNames():
+            path_weight = len(task.directory.path) // _PATH_BYTES
+            return most if task.large else len(task.names) + path_weight
+        case LayEntries():
+            return len(task.entries)
+        case MakeLinks():
+            return len(task.links)
+        case FinishDirectory():
+            return 1 + len(task.path) // _PATH_BYTES
+    return most
+
+
 # --- answers --------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from manila_backup.data.copy.processes import ProcessCrew, is_parallel
 from manila_backup.data.copy.sysio import SYSTEM, Files, Kind
 from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.tasks import (
+    DIRECTORY_WEIGHT,
     Begun,
     CopyDirectory,
     CopyNames,
@@ -46,9 +47,6 @@ from manila_backup.types import Counters
 
 _BACKLOG_NAMES = 400
 """Not before there is so much to do is it worth starting processes."""
-
-_DIRECTORY_NAMES = 50
-"""What a directory that was not entered yet is taken for."""
 
 _RANGES = 2
 """Ranges of one large file in work at once, per process."""
@@ -184,7 +182,7 @@ class _TreeCopy:
     def _hand_out(self) -> None:
         self._links.flush()
         if self._later:
-            names = self._backlog + _DIRECTORY_NAMES * len(self._later)
+            names = self._backlog + DIRECTORY_WEIGHT * len(self._later)
             self._desk.spread(is_much=names > _BACKLOG_NAMES)
         while self._later and self._desk.room > 0 and self._may_go_on():
             self._later.next()()

@@ -65,6 +65,14 @@ SMALL_INODES = Kind(
 OLD_XFS = Kind(
     name="xfs-2038", type="xfs", mkfs=("mkfs.xfs", "-q", "-m", "bigtime=0"), image_mib=512
 )
+NO_TYPES = Kind(
+    name="ext4-no-types",
+    type="ext4",
+    mkfs=("mkfs.ext4", "-q", "-b", "4096", "-O", "^filetype"),
+    image_mib=128,
+)
+"""Its listings do not say what a name is."""
+
 RAMFS = Kind(name="ramfs", type="ramfs")
 """Neither attributes nor ACLs, and no way to ask for holes."""
 

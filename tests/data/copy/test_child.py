@@ -20,11 +20,12 @@ from typing import Any
 import psutil
 import pytest
 
+from manila_backup.data.copy import crew
 from manila_backup.data.copy.attributes import Attributes, Xattrs
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.board import Board
 from manila_backup.data.copy.child import Setup, packed
-from manila_backup.data.copy.crew import ThreadTeam
+from manila_backup.data.copy.crew import Done, ThreadTeam
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.tasks import (
     CopyDirectory,
@@ -70,9 +71,14 @@ class Child:
             slots=4,
         )
 
+    def send(self, number: int, task: Any) -> None:
+        self.connection.send([(number, task)])
+
     def answer(self) -> Any:
+        """To a bundle of one."""
         assert self.connection.poll(WAIT_S), "no answer"
-        return self.connection.recv()
+        (done,) = self.connection.recv()
+        return done
 
     def ended(self) -> int:
         return self.process.wait(WAIT_S)
@@ -106,7 +112,7 @@ def root_task() -> CopyDirectory:
 
 def test_it_does_tasks_until_it_is_told_to_end(run: Run, child: Child) -> None:
     (run.source / "f").write_bytes(b"x" * 1000)
-    child.connection.send((7, root_task()))
+    child.send(7, root_task())
     number, outcome = child.answer()
     assert number == 7
     assert isinstance(outcome.answer, Entered)
@@ -122,11 +128,11 @@ def test_it_does_tasks_until_it_is_told_to_end(run: Run, child: Child) -> None:
 def test_a_failure_is_an_answer(run: Run, child: Child) -> None:
     """A directory of the target that is another one."""
     gone = Directory(path=b"", source=(1, 1), target=(1, 1), fresh=True)
-    child.connection.send((1, CopyNames(directory=gone, names=[])))
+    child.send(1, CopyNames(directory=gone, names=[]))
     assert child.answer()[1].notes.skipped == [b""]
     wanted = Attributes.of_stat(run.source.stat(), Xattrs({}))
     task = FinishDirectory(path=b"no such", target=(1, 1), wanted=wanted)
-    child.connection.send((2, task))
+    child.send(2, task)
     number, failed = child.answer()
     assert number == 2
     assert isinstance(failed, CopyFailed)
@@ -134,17 +140,17 @@ def test_a_failure_is_an_answer(run: Run, child: Child) -> None:
 
 
 def test_a_mistake_is_an_answer_too_that_says_where_it_was_made(child: Child) -> None:
-    child.connection.send((1, LayEntries(entries=[])))
+    child.send(1, LayEntries(entries=[]))
     error = child.answer()[1]
     assert isinstance(error, TypeError)
     assert "in _answer" in error.__notes__[0]
-    child.connection.send((2, root_task()))
+    child.send(2, root_task())
     assert isinstance(child.answer()[1].answer, Entered)
 
 
 def test_when_it_is_stopped_tasks_end_as_cancelled(child: Child) -> None:
     child.board.stop()
-    child.connection.send((1, root_task()))
+    child.send(1, root_task())
     assert isinstance(child.answer()[1], Cancelled)
 
 
@@ -160,7 +166,7 @@ def test_roots_that_cannot_be_looked_at_fail_the_first_task(run: Run) -> None:
             slots=4,
         )
     )
-    child.connection.send((1, root_task()))
+    child.send(1, root_task())
     failed = child.answer()[1]
     assert isinstance(failed, CopyFailed)
     assert (failed.path, failed.errno > 0) == (".", True)
@@ -168,7 +174,7 @@ def test_roots_that_cannot_be_looked_at_fail_the_first_task(run: Run) -> None:
 
 
 def test_it_ends_when_the_other_end_is_closed(child: Child) -> None:
-    child.connection.send((1, root_task()))
+    child.send(1, root_task())
     child.answer()
     child.connection.close()
     assert child.ended() == 1
@@ -194,7 +200,7 @@ def test_it_dies_with_the_thread_that_started_it(run: Run) -> None:
         child = Child(run)
         made.append(child)
         child.connection.send(child.setup)
-        child.connection.send((1, root_task()))
+        child.send(1, root_task())
         child.answer()  # from here on it has asked for its death
 
     thread = threading.Thread(target=start)
@@ -211,10 +217,10 @@ def test_it_dies_with_the_thread_that_started_it(run: Run) -> None:
 def test_what_stops_the_parent_and_its_group_does_not_stop_it(
     child: Child, number: signal.Signals
 ) -> None:
-    child.connection.send((1, root_task()))
+    child.send(1, root_task())
     child.answer()
     child.process.send_signal(number)
-    child.connection.send((2, root_task()))
+    child.send(2, root_task())
     assert child.answer()[0] == 2
     child.connection.send(None)
     assert child.ended() == 0
@@ -222,7 +228,7 @@ def test_what_stops_the_parent_and_its_group_does_not_stop_it(
 
 def test_how_it_lives(child: Child) -> None:
     """Nothing keeps file systems busy, modes are as asked for, and fds are enough for threads."""
-    child.connection.send((1, root_task()))
+    child.send(1, root_task())
     child.answer()
     place = Path(f"/proc/{child.process.pid}")
     assert place.joinpath("cwd").readlink() == Path("/")
@@ -236,7 +242,7 @@ def test_how_it_lives(child: Child) -> None:
 
 def test_it_takes_as_many_threads_as_there_are_tasks_up_to_the_limit(child: Child) -> None:
     for number in range(30):
-        child.connection.send((number, root_task()))
+        child.send(number, root_task())
     answered = {child.answer()[0] for _ in range(30)}
     assert answered == set(range(30))
     assert 2 <= len(psutil.Process(child.process.pid).threads()) <= 5
@@ -258,14 +264,14 @@ class Bad:
 
 @pytest.mark.parametrize("result", [Unhandy(), Bad(), [threading.Lock()]])
 def test_what_cannot_be_handed_over_is_told_by_name(result: object) -> None:
-    number, told = pickle.loads(packed(5, result))  # noqa: S301
+    ((number, told),) = pickle.loads(packed([(5, result)]))  # noqa: S301
     assert (number, type(told)) == (5, RuntimeError)
     assert f"a {type(result).__name__} cannot be handed over" in str(told)
 
 
 def test_errors_of_operations_are_handed_over_as_they_are() -> None:
     failed = CopyFailed(path="a\\x0a", reason="Input/output error", errno=5)
-    number, told = pickle.loads(packed(5, failed))  # noqa: S301
+    ((number, told),) = pickle.loads(packed([(5, failed)]))  # noqa: S301
     assert (number, type(told), told.fields) == (5, CopyFailed, failed.fields)
 
 
@@ -316,6 +322,7 @@ class Team:
         self.workers = Mine.made
         self.stop = False
         self.results: dict[int, Any] = {}
+        self.together: list[list[int]] = []
         self.live: list[tuple[int, int]] = []
         self._heard = threading.Condition()
         self.team: ThreadTeam[Ask] = ThreadTeam(
@@ -326,9 +333,13 @@ class Team:
             done=self._done,
         )
 
-    def _done(self, number: int, result: Any) -> None:
+    def submit(self, number: int, task: Ask) -> None:
+        self.team.submit([(number, task)])
+
+    def _done(self, done: list[Done]) -> None:
         with self._heard:
-            self.results[number] = result
+            self.results.update(done)
+            self.together.append([number for number, _ in done])
             self._heard.notify_all()
 
     def wait_for(self, *numbers: int) -> None:
@@ -347,11 +358,11 @@ def test_threads_are_started_as_tasks_come_and_used_again() -> None:
     team = Team(3)
     tasks = [Ask() for _ in range(5)]
     for number, task in enumerate(tasks[:2]):
-        team.team.submit(number, task)
+        team.submit(number, task)
         assert task.begun.wait(WAIT_S)
         assert len(team.workers) == number + 1
     for number, task in enumerate(tasks[2:], 2):
-        team.team.submit(number, task)
+        team.submit(number, task)
     assert tasks[2].begun.wait(WAIT_S)
     assert not tasks[3].begun.is_set()
     assert len(team.workers) == 3
@@ -368,7 +379,7 @@ def test_one_after_another_takes_one_thread() -> None:
     for number in range(6):
         task = Ask()
         task.go_on.set()
-        team.team.submit(number, task)
+        team.submit(number, task)
         team.wait_for(number)
     assert len(team.workers) == 1
     team.close()
@@ -380,14 +391,14 @@ def test_an_error_is_a_result_and_the_thread_goes_on() -> None:
         task = Ask()
         task.fails = error
         task.go_on.set()
-        team.team.submit(number, task)
+        team.submit(number, task)
         team.wait_for(number)
         assert team.results[number] is error
     assert not hasattr(team.results[0], "__notes__")
     assert "in do" in team.results[1].__notes__[0]
     task = Ask()
     task.go_on.set()
-    team.team.submit(2, task)
+    team.submit(2, task)
     team.wait_for(2)
     assert team.results[2].answer is task
     assert len(team.workers) == 1
@@ -398,7 +409,7 @@ def test_stopped_all_tasks_end() -> None:
     team = Team(2)
     tasks = [Ask() for _ in range(4)]
     for number, task in enumerate(tasks):
-        team.team.submit(number, task)
+        team.submit(number, task)
     assert tasks[0].begun.wait(WAIT_S)
     team.close()
     assert {type(team.results[number]) for number in range(4)} == {Cancelled}
@@ -408,9 +419,55 @@ def test_what_a_task_has_moved_is_told_and_taken_back_at_its_end() -> None:
     team = Team(1)
     task = Ask()
     task.go_on.set()
-    team.team.submit(0, task)
+    team.submit(0, task)
     team.wait_for(0)
     assert team.live == [(0, 20 << 20), (0, 0)]
+    team.close()
+
+
+def ready(count: int) -> list[Ask]:
+    tasks = [Ask() for _ in range(count)]
+    for task in tasks:
+        task.go_on.set()
+    return tasks
+
+
+def test_a_bundle_is_done_in_order_by_one_thread_and_handed_over_together() -> None:
+    team = Team(4)
+    tasks = ready(3)
+    team.team.submit(list(enumerate(tasks)))
+    team.wait_for(0, 1, 2)
+    assert team.together == [[0, 1, 2]]
+    assert [team.results[number].answer for number in range(3)] == tasks
+    assert len(team.workers) == 1
+    moved = 20 << 20
+    assert team.live == [(0, moved), (0, 2 * moved), (0, 3 * moved), (0, 0)], "never backwards"
+    team.close()
+
+
+def test_after_a_failure_the_rest_of_a_bundle_is_not_begun() -> None:
+    team = Team(1)
+    tasks = ready(4)
+    tasks[1].fails = KeyError("x")
+    team.team.submit(list(enumerate(tasks)))
+    team.wait_for(*range(4))
+    assert team.results[0].answer is tasks[0]
+    assert team.results[1] is tasks[1].fails
+    assert (team.results[2], team.results[3]) == (None, None)
+    assert not tasks[2].begun.is_set()
+    team.close()
+
+
+def test_what_a_bundle_has_not_begun_for_long_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crew, "_BUNDLE_S", 0.0)
+    team = Team(1)
+    tasks = ready(3)
+    team.team.submit(list(enumerate(tasks)))
+    team.wait_for(*range(3))
+    assert team.results[0].answer is tasks[0], "the first is always done"
+    assert (team.results[1], team.results[2]) == (None, None)
     team.close()
 
 
@@ -421,15 +478,15 @@ def test_a_worker_that_cannot_be_made_fails_each_task() -> None:
     def make(pulse: Pulse) -> Obeys:
         raise CopyFailed(path=".", reason="no", errno=5)
 
-    def done(number: int, result: Any) -> None:
-        results.append(result)
+    def done(done: list[Done]) -> None:
+        results.extend(result for _, result in done)
         heard.release()
 
     team: ThreadTeam[Ask] = ThreadTeam(
         make, 1, cancelled=lambda: False, live=lambda index, figure: None, done=done
     )
     for number in range(2):
-        team.submit(number, Ask())
+        team.submit([(number, Ask())])
         assert heard.acquire(timeout=WAIT_S)
     team.close()
     assert [type(result) for result in results] == [CopyFailed, CopyFailed]
@@ -440,7 +497,7 @@ def test_when_there_can_be_no_more_threads_those_there_are_do_it(
 ) -> None:
     team = Team(8)
     tasks = [Ask() for _ in range(4)]
-    team.team.submit(0, tasks[0])
+    team.submit(0, tasks[0])
     assert tasks[0].begun.wait(WAIT_S)
 
     def refuse(self: threading.Thread) -> None:
@@ -448,7 +505,7 @@ def test_when_there_can_be_no_more_threads_those_there_are_do_it(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     for number, task in enumerate(tasks[1:], 1):
-        team.team.submit(number, task)
+        team.submit(number, task)
     for task in tasks:
         task.go_on.set()
     team.wait_for(*range(4))
@@ -464,7 +521,7 @@ def test_without_any_thread_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError):
-        team.team.submit(0, Ask())
+        team.submit(0, Ask())
     team.close()
 
 
@@ -473,7 +530,7 @@ def test_no_fd_is_left_of_a_team() -> None:
     team = Team(4)
     tasks = [Ask() for _ in range(4)]
     for number, task in enumerate(tasks):
-        team.team.submit(number, task)
+        team.submit(number, task)
     assert all(task.begun.wait(WAIT_S) for task in tasks)
     team.close()
     assert open_fds() == before
@@ -509,7 +566,7 @@ def test_the_board_is_not_inherited_unasked() -> None:
 def test_nobody_listens_any_more(child: Child) -> None:
     """The coordinator has given up, and closed its end while a task was in work."""
     for number in range(50):
-        child.connection.send((number, root_task()))
+        child.send(number, root_task())
     child.connection.close()
     assert child.ended() == 1
     assert select.select([child.process.stderr], [], [], 0)[0]  # its end, and nothing else

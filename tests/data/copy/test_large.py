@@ -26,7 +26,7 @@ from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.child import Setup
 from manila_backup.data.copy.content import data_extents, plan_ranges
 from manila_backup.data.copy.copier import Copier
-from manila_backup.data.copy.crew import Done, InlineCrew
+from manila_backup.data.copy.crew import Bundle, Done, InlineCrew
 from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.sysio import SYSTEM, Files
@@ -79,8 +79,8 @@ class AllAtOnce(InlineCrew[Any]):
     def room(self) -> int:
         return 8 - len(self._tasks)
 
-    def submit(self, number: int, task: Any) -> None:
-        self._tasks.append((number, task))
+    def submit(self, bundle: Bundle[Any]) -> None:
+        self._tasks += bundle
 
     def wait(self, timeout_s: float) -> list[Done]:
         tasks, self._tasks = self._tasks, []

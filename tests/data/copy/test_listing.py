@@ -13,7 +13,7 @@ from manila_backup.data.copy.listing import LISTINGS, live_names
 from manila_backup.data.copy.sysio import Files
 from manila_backup.data.copy.sysio import Kind as NameKind
 from tests.data.copy.conftest import Opened, Run
-from tests.data.copy.file_systems import BTRFS, WHOLE, FileSystems, Kind, Trip
+from tests.data.copy.file_systems import BTRFS, NO_TYPES, WHOLE, FileSystems, Kind, Trip
 
 NAMES = [f"{number:03}{'x' * 200}" for number in range(500)]
 """More than one system call lists."""
@@ -64,6 +64,71 @@ def test_a_name_that_another_file_takes_over_is_listed(disks: FileSystems, kind:
     assert {name for name, _ in found} - {b"new"} == {os.fsencode(name) for name in NAMES}
     assert told == []
     trip.remove()
+
+
+TYPES: dict[bytes, Callable[[Path], object]] = {
+    b"file": Path.touch,
+    b"directory": Path.mkdir,
+    b"fifo": os.mkfifo,
+    b"symlink to a directory": lambda path: path.symlink_to("directory"),
+    b"symlink to a file": lambda path: path.symlink_to("file"),
+    b"nowhere": lambda path: path.symlink_to("nowhere"),
+    b"no \xff utf-8\n": Path.touch,
+    b"..." + b"x" * 252: Path.touch,
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
+@pytest.mark.parametrize("kind", [*WHOLE, NO_TYPES], ids=str)
+def test_names_come_with_what_they_are(
+    disks: FileSystems, monkeypatch: pytest.MonkeyPatch, kind: Kind, native: bool
+) -> None:
+    """Also from file systems that do not say what a name is. From the first name every time."""
+    if native:
+        pytest.importorskip("manila_backup.data.copy._native", exc_type=ImportError)
+    monkeypatch.setenv("MANILA_BACKUP_NATIVE", "1" if native else "0")
+    trip = Trip(disks)
+    directory = trip.new(kind)
+    for name, make in TYPES.items():
+        make(directory / os.fsdecode(name))
+    for name in NAMES:
+        (directory / name).touch()
+    with Opened(directory) as fd:
+        for _ in range(2):
+            found = list(Files().names(fd))
+            assert len(found) == len(TYPES) + len(NAMES)
+            assert {name: said for name, said in found if name in TYPES} == {
+                b"file": NameKind.FILE,
+                b"directory": NameKind.DIRECTORY,
+                b"fifo": NameKind.OTHER,
+                b"symlink to a directory": NameKind.OTHER,
+                b"symlink to a file": NameKind.OTHER,
+                b"nowhere": NameKind.OTHER,
+                b"no \xff utf-8\n": NameKind.FILE,
+                b"..." + b"x" * 252: NameKind.FILE,
+            }
+        next(names := Files().names(fd))
+        names.close()
+        assert len(list(Files().names(fd))) == len(found)
+    trip.remove()
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
+def test_what_is_no_directory_has_no_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: bool
+) -> None:
+    monkeypatch.setenv("MANILA_BACKUP_NATIVE", "1" if native else "0")
+    (tmp_path / "f").touch()
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    with pytest.raises(NotADirectoryError):
+        list(Files().names(fd))
+    os.close(fd)
+
+
+def test_an_empty_directory_has_no_names(tmp_path: Path) -> None:
+    with Opened(tmp_path) as fd:
+        assert list(Files().names(fd)) == []
 
 
 def test_a_directory_that_stands_still_is_listed_once(tmp_path: Path) -> None:
