@@ -28,8 +28,8 @@ class CopyOptions:
     ``delete`` removes from the target what the source lacks (exact copy). ``plain_target`` leaves
     out what must not appear in a browsable store: setuid and setgid bits, and special files.
     ``reflink`` lets files without checksums share their blocks where the file system can.
-    ``read_ahead_bytes`` bounds how much content is held per file in work. ``processes`` work at a
-    tree at once, 1 means in the caller's own; each with 1 to ``threads`` threads, as many as the
+    ``read_ahead_bytes`` of a file in work are asked for ahead, and bound how much of its content is
+    held. ``processes`` work at a tree at once, 1 means in the caller's own; each with 1 to ``threads`` threads, as many as the
     latency that is seen makes worth it.
     """
 

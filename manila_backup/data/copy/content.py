@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,10 @@ _TARGETS_OWN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _SERVER_BYTES = 64 << 20
 _KERNEL_BYTES = 16 << 20
 """One call of copy_file_range or sendfile: nobody can stop it before its end."""
+
+_STEP_BYTES = 128 << 10
+"""Read, hashed and written at a time: what a processor's cache holds. With 1 MiB a backup of large
+files took up to twice as long; far servers are asked for more ahead instead."""
 
 _CHECK_EXTENTS = 4096
 
@@ -153,8 +158,10 @@ class Mover:
     """
 
     def __init__(self, files: Files, buffer_bytes: int, tick: Callable[[int], None]) -> None:
+        """``buffer_bytes``: how far to read ahead, and the most to hold."""
         self._files = files
-        self._buffer = memoryview(bytearray(buffer_bytes))
+        self._ahead_bytes = buffer_bytes
+        self._buffer = memoryview(bytearray(min(buffer_bytes, _STEP_BYTES)))
         self._tick = tick
         self._ways = [self._copy_range, self._send]
 
@@ -280,8 +287,11 @@ class Mover:
     def _move_seen(
         self, source: int, target: int | None, offset: int, length: int, hasher: blake3 | None
     ) -> int:
-        done = 0
+        done = asked = 0
         while done < length:
+            if asked - done < self._ahead_bytes and asked < length > _STEP_BYTES:
+                self._ask_ahead(source, offset + asked, min(self._ahead_bytes, length - asked))
+                asked += self._ahead_bytes
             part = self._buffer[: length - done]
             got = self._files.read(source, part, offset + done)
             if not got:
@@ -295,6 +305,11 @@ class Mover:
             done += got
             self._tick(got)
         return done
+
+    def _ask_ahead(self, source: int, offset: int, count: int) -> None:
+        # Only advice: what is wrong with the source the read will tell.
+        with contextlib.suppress(OSError):
+            self._files.will_need(source, offset, count)
 
     def _write(self, target: int, part: memoryview, offset: int) -> None:
         while part:

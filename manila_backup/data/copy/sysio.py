@@ -131,6 +131,10 @@ class Files:
     def read(self, fd: int, buffer: memoryview, offset: int) -> int:
         return os.preadv(fd, [buffer], offset)
 
+    def will_need(self, fd: int, offset: int, count: int) -> None:
+        """Have the kernel fetch content into its cache, without waiting for it (posix_fadvise)."""
+        os.posix_fadvise(fd, offset, count, os.POSIX_FADV_WILLNEED)
+
     def write(self, fd: int, data: memoryview, offset: int) -> int:
         return os.pwrite(fd, data, offset)
 
