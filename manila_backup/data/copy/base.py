@@ -29,8 +29,8 @@ class CopyOptions:
     out what must not appear in a browsable store: setuid and setgid bits, and special files.
     ``reflink`` lets files without checksums share their blocks where the file system can.
     ``read_ahead_bytes`` of a file in work are asked for ahead, and bound how much of its content is
-    held. ``processes`` work at a tree at once, 1 means in the caller's own; each with 1 to ``threads`` threads, as many as the
-    latency that is seen makes worth it.
+    held. ``processes`` work at a tree at once, 1 means in the caller's own; each with 1 to
+    ``threads`` threads, as many as the latency that is seen makes worth it.
     """
 
     delete: bool = False

@@ -7,12 +7,11 @@ import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from manila_backup.data.catalog import codec
 from manila_backup.data.catalog.entry import Entry, EntryType
-from manila_backup.data.catalog.pieces import single
 from manila_backup.data.copy.attributes import Attributes, Xattrs, entry_of, storable_time
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.content import Copied, Mover
@@ -25,11 +24,10 @@ from manila_backup.data.copy.dirstack import (
     identity_of,
 )
 from manila_backup.data.copy.errors import TargetFailed, copy_failed, target_errors
-from manila_backup.data.copy.listing import SortedNames, Spill, live_names
+from manila_backup.data.copy.lister import Lister
 from manila_backup.data.copy.notes import Notes, Pulse
 from manila_backup.data.copy.ranges import Ranges, path_of
-from manila_backup.data.copy.remove import Remover
-from manila_backup.data.copy.small import SMALL_BYTES, NewFile, SmallFile, SmallFiles
+from manila_backup.data.copy.small_copier import SmallCopier
 from manila_backup.data.copy.source import OpenEntry, SourceFiles, Swapped, type_of
 from manila_backup.data.copy.sysio import Files, Kind
 from manila_backup.data.copy.target import CannotLink, Held, Mounted, Raced, Target
@@ -56,19 +54,10 @@ from manila_backup.data.copy.tasks import (
     Task,
     Whole,
 )
-from manila_backup.data.copy.walk import GONE, is_ignored
+from manila_backup.data.copy.walk import GONE
 
 LOOKS = 2
 """How often an entry that turns out to be something else is looked at."""
-
-LISTED_NAMES = 20_000
-"""A worker lists no larger directories: their names would have to be held in memory."""
-
-_CANCEL_NAMES = 4096
-
-_MISSES = 8
-"""After so many slices in a row of which nothing could be written the fast way, the target is one
-that does not hold what is asked for (owners under root squash): not tried any more."""
 
 _SLICE = 32
 """Small files read before they are written; their content is held meanwhile."""
@@ -79,11 +68,9 @@ LARGE_BYTES = 64 << 20
 _SHARE_BYTES = 32 << 20
 """After so much content a task gives back what is left of it, for others to take."""
 
-_SPECIAL_BITS = 0o6000
-
 
 class Copier:
-    """Works on one source and one target; not to be shared by threads.
+    """Works on one source and one target; not to be shared by threads. ``lister`` is its own.
 
     ``hashing``: make entries for a catalog, with checksums. ``share``: others may take a part of
     the work, so long tasks are cut short and large files left.
@@ -113,11 +100,11 @@ class Copier:
         self._target = Target(
             target_fd, options, files=files, cancelled=pulse.cancelled, window=window
         )
-        self._small = SmallFiles(files)
-        self._misses = 0
-        self._holds_small = options.read_ahead_bytes >= SMALL_BYTES
+        self._small = SmallCopier(self._target, options, pulse, hashing=hashing, files=files)
+        self.lister = Lister(
+            self._dirs, self._target, options, pulse, is_stale=self._is_stale, files=files
+        )
         self._mover = Mover(files, options.read_ahead_bytes, pulse.content)
-        self._remover = Remover(files=files, cancelled=pulse.cancelled, keep=True)
         self._ranges = Ranges(
             files,
             dirs=self._dirs,
@@ -197,12 +184,12 @@ class Copier:
         )
         if covered:
             notes.warnings += 1
-            self._prune(directory, ())
+            self.lister.prune(directory, ())
             return Outcome(notes=notes, answer=answer)
-        names = self._list(opened.fd, path)
+        names = self.lister.names(opened.fd, path)
         if names is None:
             return Outcome(notes=notes, answer=dataclasses.replace(answer, names=None))
-        self._prune(directory, (name for name, _ in names))
+        self.lister.prune(directory, (name for name, _ in names))
         records = self._copy(directory, opened.fd, names[: task.limit], notes)
         rest = records.left + names[task.limit :]
         answer = dataclasses.replace(answer, names=rest)
@@ -235,102 +222,6 @@ class Copier:
         except OtherMount:
             return dataclasses.replace(opened, fd=-1)
         return dataclasses.replace(opened, fd=fd)
-
-    def _list(self, fd: int, path: bytes) -> list[Name] | None:
-        """None: there are too many."""
-        names: list[Name] = []
-        try:
-            for name, kind in self._names(fd, path):
-                if is_ignored(name, is_root=not path):
-                    continue
-                names.append((name, kind))
-                if len(names) > LISTED_NAMES:
-                    return None
-        except OSError as error:
-            if error.errno == errno.ENOENT or self._is_stale(error, path):
-                return []  # it was removed after it was entered
-            raise copy_failed(path, error) from error
-        names.sort()
-        # While the directory changes a name may come twice.
-        return [
-            name
-            for name, before in zip(names, [None, *names], strict=False)
-            if before is None or name[0] != before[0]
-        ]
-
-    def list_all(self, directory: Directory) -> Iterator[Name]:
-        """The names of a very large directory in order; pruned first, if that is asked for.
-
-        Read into memory and temporary files by the first step.
-        :raises CopyFailed:
-        """
-        self._pulse.start()
-        if self._options.delete and not directory.fresh:
-            self._prune(directory, (name for name, _ in self._sorted(directory)))
-        yield from self._sorted(directory)
-
-    def _sorted(self, directory: Directory) -> Iterator[Name]:
-        spill = Spill()
-        try:
-            fd = self._dirs.enter(directory.path, directory.source)
-            found = SortedNames(self._packed(fd, directory), spill)
-            before: bytes | None = None
-            while (packed := found.next) is not None:
-                found.advance()
-                if packed[:-2] != before:  # as what it is, a name may come twice
-                    before = packed[:-2]
-                    yield before, Kind(packed[-1])
-        except (NotTheDirectory, OtherMount):
-            self._pulse.notes.skip(directory.path)
-        except OSError as error:
-            raise copy_failed(directory.path, error) from error
-        finally:
-            spill.close()
-
-    def _packed(self, fd: int, directory: Directory) -> Iterator[bytes]:
-        """Names with their kinds, such that they sort as the names do."""
-        for number, (name, kind) in enumerate(self._names(fd, directory.path)):
-            if number % _CANCEL_NAMES == 0:
-                self._pulse.check()
-            if not is_ignored(name, is_root=not directory.path):
-                yield b"%b\0%c" % (name, kind)
-
-    def _names(self, fd: int, path: bytes) -> Iterator[Name]:
-        return live_names(self._files, fd, on_change=lambda: self._pulse.notes.change(path))
-
-    def _prune(self, directory: Directory, wanted: Iterable[bytes]) -> None:
-        if directory.fresh or not self._options.delete:
-            return
-        root = not directory.path
-        spill = Spill()
-        try:
-            with target_errors():
-                fd = self._target.enter(directory.path, directory.target)
-                found = SortedNames((name for name, _ in self._files.names(fd)), spill)
-            left = iter(wanted)
-            following = next(left, None)
-            while (name := found.next) is not None:
-                found.advance()
-                while following is not None and following < name:
-                    following = next(left, None)
-                if following != name and not is_ignored(name, is_root=root):
-                    self._remove(directory, fd, name)
-        except TargetFailed as failed:
-            raise copy_failed(directory.path, failed.error) from failed
-        except (Raced, Mounted) as raced:
-            raise copy_failed(directory.path, Raced().error) from raced
-        finally:
-            spill.close()
-
-    def _remove(self, directory: Directory, fd: int, name: bytes) -> None:
-        path = directory.path + b"/" + name if directory.path else name
-        removed_before = self._remover.removed
-        gone = self._remover.remove(fd, name, path=path)
-        notes = self._pulse.notes
-        notes.deleted += self._remover.removed - removed_before
-        if not gone:  # a mount, or a file that an NFS client has open, is in it
-            notes.warnings += 1
-        self._pulse.entry()
 
     def _finish(self, task: FinishDirectory, notes: Notes) -> None:
         more = self._checked(
@@ -378,7 +269,7 @@ class Copier:
                 records.left = names[start:]
                 break
             part = names[start : start + size]
-            small = {} if whole else self._copy_small(directory, fd, part, notes)
+            small = {} if whole else self._small.copy(directory, fd, part, notes)
             for name, kind in part:
                 if name in small:
                     if self._hashing:
@@ -390,79 +281,6 @@ class Copier:
                     if record is not None:
                         records.done.append((name, record))
         return records
-
-    def _copy_small(
-        self, directory: Directory, fd: int, names: list[Name], notes: Notes
-    ) -> dict[bytes, bytes]:
-        """Copy what are small files without anything particular about them: name to encoded entry
-        (empty without a catalog). The others are for :meth:`_copy_entry`, be it to find out why.
-        """
-        todo = [name for name, kind in names if kind is Kind.FILE] if self._holds_small else []
-        prefix = directory.path + b"/" if directory.path else b""
-        done: dict[bytes, bytes] = {}
-        while todo:
-            found = self._small.read(fd, todo, self._pulse.cancelled)
-            chosen = [
-                (name, file)
-                for name, file in zip(todo, found, strict=False)
-                if file is not None and (self._is_root or file.mode & 0o400)
-            ]
-            todo = todo[len(found) :]
-            if chosen:
-                self._write_small(directory, prefix, chosen, done, notes)
-            self._pulse.entry()
-            if not found:
-                break
-        return done
-
-    def _write_small(
-        self,
-        directory: Directory,
-        prefix: bytes,
-        chosen: list[tuple[bytes, SmallFile]],
-        done: dict[bytes, bytes],
-        notes: Notes,
-    ) -> None:
-        mask = ~_SPECIAL_BITS if self._options.plain_target else ~0
-        items = [
-            NewFile(name, file[8], file[0] & mask, file[1], file[2], file[4], file[7])
-            for name, file in chosen
-        ]
-        try:
-            target_fd = self._target.enter(directory.path, directory.target)
-        except (TargetFailed, Raced, Mounted):
-            return  # the careful way says why
-        if not directory.fresh:
-            self._make_way(target_fd, items)
-        written = self._small.write(target_fd, items, self._pulse.cancelled)
-        self._misses = 0 if any(written) else self._misses + 1
-        if self._misses > _MISSES:
-            self._holds_small = False
-        for (name, file), ok in zip(chosen, written, strict=False):
-            if not ok:
-                continue
-            size = file[3]
-            notes.files += 1
-            notes.bytes += size
-            notes.logical_bytes += size
-            done[name] = self._encoded_small(prefix + name, file) if self._hashing else b""
-
-    def _make_way(self, target_fd: int, items: list[NewFile]) -> None:
-        """What is there already is replaced. What cannot just be unlinked, the careful way deals
-        with."""
-        for item in items:
-            try:
-                self._files.unlink(item[0], target_fd)
-            except OSError:
-                continue
-
-    def _encoded_small(self, path: bytes, file: SmallFile) -> bytes:
-        mode, uid, gid, size, mtime_ns, ctime_ns, inode, xattrs, content = file
-        pieces, root = single(content)
-        losses = ("mode",) if self._options.plain_target and mode & _SPECIAL_BITS else ()
-        return codec.encode_file(
-            path, mode, uid, gid, mtime_ns, ctime_ns, inode, size, xattrs, pieces, root, losses
-        )
 
     # --- one entry, the careful way ---------------------------------------------------------------
 

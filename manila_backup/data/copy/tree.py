@@ -227,7 +227,7 @@ class _TreeCopy:
             node.chunks.append(chunk)
         self._known(node, chunk, outcome)
         if answer.names is None:
-            names = Names(self._copier.list_all(answer.directory))
+            names = Names(self._copier.lister.all_names(answer.directory))
             self._tally.take(self._pulse.notes)
             self._pulse.start()
             self._listing.add(names)

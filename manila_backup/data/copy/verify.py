@@ -13,10 +13,10 @@ from manila_backup.data.catalog.entry import Entry, EntrySource, EntryType, one_
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.content import Mover
 from manila_backup.data.copy.errors import ContentDamaged
+from manila_backup.data.copy.notes import Notes, Pulse
 from manila_backup.data.copy.stored import StoredFiles
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tally import Tally
-from manila_backup.data.copy.ticks import Ticks
 from manila_backup.data.copy.walk import Walk
 from manila_backup.exception import CopyFailed
 from manila_backup.names import printable
@@ -46,16 +46,18 @@ def verify_tree(
     :raises CatalogDamaged: as the entries raise.
     """
     tally = Tally(progress)
-    ticks = Ticks(tally, cancelled)
+    pulse = Pulse(cancelled, tally.live)
     stored = StoredFiles(data_fd, files)
     check = _Check(plain_target=plain_target)
-    mover = Mover(files, _READ_BYTES, ticks.content)
+    mover = Mover(files, _READ_BYTES, pulse.content)
     try:
         with one_pass(entries) as stream:
             for entry in stream:
-                ticks.check()
+                notes = pulse.start()
+                pulse.check()
                 yield from _problems(entry, check, stored, mover)
-                _count(entry, tally)
+                _count(entry, notes)
+                tally.take(notes)
                 tally.report()
     finally:
         stored.close()
@@ -116,13 +118,13 @@ def _look(entry: Entry, check: _Check, stored: StoredFiles) -> str | None:
         return f"it cannot be looked at: {os.strerror(error.errno or 0)}"
 
 
-def _count(entry: Entry, tally: Tally) -> None:
+def _count(entry: Entry, notes: Notes) -> None:
     if entry.type is EntryType.DIRECTORY:
-        tally.directories += 1
+        notes.directories += 1
     elif entry.type is EntryType.FILE:
-        tally.files += 1
+        notes.files += 1
     else:
-        tally.others += 1
+        notes.others += 1
 
 
 class _Check:

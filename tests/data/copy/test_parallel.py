@@ -29,7 +29,7 @@ import psutil
 import pytest
 
 from manila_backup.data.catalog.entry import Entry
-from manila_backup.data.copy import copier, processes, tree
+from manila_backup.data.copy import lister, processes, tree
 from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.copier import LARGE_BYTES, Copier
 from manila_backup.data.copy.emission import Emission
@@ -363,8 +363,8 @@ def test_a_directory_that_is_too_large_for_one_worker(
     run: Run, files: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its names are read by the coordinator. In the target some are there already, and others."""
-    if files < copier.LISTED_NAMES:
-        monkeypatch.setattr(copier, "LISTED_NAMES", 1000)  # the processes are forked: theirs too
+    if files < lister.LISTED_NAMES:
+        monkeypatch.setattr(lister, "LISTED_NAMES", 1000)  # the processes are forked: theirs too
     top = run.source / "d"
     empty_files(top, files)
     for number in range(20):
@@ -434,7 +434,7 @@ def test_a_name_that_is_listed_twice_is_one_entry(
     run: Run, listed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Since it was renamed, or made anew, while the directory was read."""
-    monkeypatch.setattr(copier, "LISTED_NAMES", listed)
+    monkeypatch.setattr(lister, "LISTED_NAMES", listed)
     linked_directories(run.source)
     wanted = run.backup()
     entries = [entry.path for entry in run.entries()]
@@ -474,7 +474,7 @@ def test_the_coordinator_holds_names_on_disk_and_gives_them_back(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in a very large directory whose names are sorted in temporary files."""
-    monkeypatch.setattr(copier, "LISTED_NAMES", 1000)
+    monkeypatch.setattr(lister, "LISTED_NAMES", 1000)
     monkeypatch.setitem(SortedNames.__init__.__kwdefaults__, "run_names", 100)
     empty_files(run.source / "d", 2000)
     fds, before = open_fds(), children()
