@@ -169,30 +169,36 @@ class Copier:
             return Outcome(notes=notes, answer=NotEntered.GONE)
         covered = opened.fd < 0
         wanted = Attributes.of_stat(opened.stat, opened.xattrs)
-        made = self._checked(path, lambda: self._target.directory(path, wanted))
+        made = self._checked(path, lambda: self._target.bare_directory(path))
         notes.directories += 1
-        entry = entry_of(path, EntryType.DIRECTORY, opened.stat, wanted)
-        entry = self._noted(entry, wanted.lost, made.held, notes)
         directory = Directory(
             path=path,
             source=identity_of(opened.stat),
             target=made.identity,
             fresh=not made.reused or (self._options.delete and covered),
         )
-        answer = Entered(
-            directory=directory, entry=entry, wanted=wanted, losses=made.held.losses, names=[]
-        )
+        names: list[Name] | None = []
         if covered:
             notes.warnings += 1
-            self.lister.prune(directory, ())
-            return Outcome(notes=notes, answer=answer)
-        names = self.lister.names(opened.fd, path)
-        if names is None:
-            return Outcome(notes=notes, answer=dataclasses.replace(answer, names=None))
-        self.lister.prune(directory, (name for name, _ in names))
-        records = self._copy(directory, opened.fd, names[: task.limit], notes)
-        rest = records.left + names[task.limit :]
-        answer = dataclasses.replace(answer, names=rest)
+        else:
+            names = self.lister.names(opened.fd, path)
+        records = _Records()
+        if names is not None:
+            self.lister.prune(directory, (name for name, _ in names))
+            records = self._copy(directory, opened.fd, names[: task.limit], notes)
+            names = records.left + names[task.limit :]
+        is_finished = names == [] and all(type(value) is bytes for _, value in records.done)
+        act = self._target.finish_new if is_finished else self._target.dress
+        held = self._checked(path, lambda: act(path, made, wanted))
+        entry = entry_of(path, EntryType.DIRECTORY, opened.stat, wanted)
+        answer = Entered(
+            directory=directory,
+            entry=self._noted(entry, wanted.lost, held, notes),
+            wanted=wanted,
+            losses=held.losses,
+            names=names,
+            is_finished=is_finished,
+        )
         return Outcome(notes=notes, records=records.done, answer=answer)
 
     def _enter(self, path: bytes, parent: Identity | None) -> OpenEntry:

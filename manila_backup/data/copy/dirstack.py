@@ -128,7 +128,8 @@ class DirStack:
         end = here.end + 1 + len(name) if here.end else len(name)
         level = _Level(end, -1, (0, 0))
         try:
-            level.fd, level.identity = self._checked(self._open(name, here.fd, level))
+            level.fd = self._open(name, here.fd, level)
+            level.identity = self._looked_at(level.fd)
         except BaseException:
             self._put_back(level)
             raise
@@ -139,10 +140,14 @@ class DirStack:
 
     def _open(self, name: bytes, dir_fd: int, level: _Level) -> int:
         try:
-            fd = self._files.open(name, OPEN_DIRECTORY, dir_fd)
+            fd = self._files.open_here(name, OPEN_DIRECTORY, dir_fd)
         except PermissionError:
             if self._lock is Lock.RESPECT:
                 raise
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise OtherMount from error
+            raise
         else:
             # One's own directory may be readable and yet nothing in it can be reached.
             if self._lock is Lock.RESPECT or self._files.fstat(fd).st_mode & stat.S_IXUSR:
@@ -158,7 +163,9 @@ class DirStack:
             if self._lock is Lock.PUT_BACK:
                 level.lock = (path_fd, mode)
             # Through the same inode, whatever the name means by now.
-            return self._files.open(b".", OPEN_DIRECTORY, path_fd)
+            fd = self._files.open(b".", OPEN_DIRECTORY, path_fd)
+            self._check_mount(fd)
+            return fd
         finally:
             if level.lock is None:
                 self._drop(path_fd)
@@ -171,9 +178,17 @@ class DirStack:
                 self._files.chmod(itself(path_fd), mode)
             self._drop(path_fd)
 
-    def _checked(self, fd: int) -> tuple[int, Identity]:
+    def _looked_at(self, fd: int) -> Identity:
+        """Closes it if that fails."""
         try:
-            identity = identity_of(self._files.fstat(fd))
+            return identity_of(self._files.fstat(fd))
+        except BaseException:
+            self._drop(fd)
+            raise
+
+    def _check_mount(self, fd: int) -> None:
+        """Closes it if it is on another one."""
+        try:
             # Not by st_dev: it is that of the file system for bind mounts, and another one for
             # subvolumes, which are no mounts.
             if self._files.mount_id(fd) != self._mount:
@@ -181,7 +196,6 @@ class DirStack:
         except BaseException:
             self._drop(fd)
             raise
-        return fd, identity
 
     # --- the way up -------------------------------------------------------------------------------
 
@@ -208,8 +222,9 @@ class DirStack:
     def _open_parent(self, fd: int, parent: _Level) -> None:
         """Leaves ``parent`` closed if ``..`` is another directory by now."""
         with contextlib.suppress(OSError, OtherMount):
-            up, identity = self._checked(self._files.open(b"..", OPEN_DIRECTORY, fd))
-            if identity == parent.identity:
+            up = self._files.open(b"..", OPEN_DIRECTORY, fd)
+            self._check_mount(up)
+            if self._looked_at(up) == parent.identity:
                 parent.fd = up
                 self._lowest = min(self._lowest, len(self._levels) - 1)
             else:

@@ -116,7 +116,8 @@ class Below:
 
 class Node(Below):
     """``left``: what has to end before the directory can be finished: its own task, batches of its
-    names, directories in it, names of hard-linked files. ``chunks``: what the catalog still has to
+    names, directories in it, names of hard-linked files. ``target``: None too when it is
+    finished already. ``chunks``: what the catalog still has to
     get; no more will come when ``is_listed``. ``entry`` is kept until the catalog has it.
     """
 
@@ -158,7 +159,8 @@ class Node(Below):
         """It was entered. What names its path is not kept: there may be very many levels."""
         self.state = State.ENTERED
         self.entry = answer.entry if keep_entry else None
-        self.source, self.target = answer.directory.source, answer.directory.target
+        self.source = answer.directory.source
+        self.target = None if answer.is_finished else answer.directory.target
         self.fresh = answer.directory.fresh
         self.wanted, self.losses = answer.wanted, answer.losses
 

@@ -90,7 +90,7 @@ class NewFile:
 @dataclass(frozen=True, slots=True)
 class MadeDirectory:
     """``identity`` is its inode. ``reused``: it was there before. What ``held`` says of losses is
-    not final: see :meth:`Target.finish`."""
+    not final: see :meth:`Target.dress` and :meth:`Target.finish`."""
 
     held: Held
     identity: Identity
@@ -125,14 +125,23 @@ class Target:
     # --- directories ------------------------------------------------------------------------------
 
     @target_errors()
-    def directory(self, path: bytes, wanted: Attributes) -> MadeDirectory:
-        """Make or reuse it."""
-        reused = not path or self._make(path, self._make_directory)
-        fd = self._enter(path)
-        losses = self._setter.apply(fd, EntryType.DIRECTORY, wanted, is_path=False, strip=reused)
-        losses = tuple(dict.fromkeys(losses + self._setter.open_up(fd, wanted)))
-        identity = identity_of(self._files.fstat(fd))
-        return MadeDirectory(self._held(wanted, losses), identity, reused)
+    def dress(self, path: bytes, made: MadeDirectory, wanted: Attributes) -> Held:
+        """Give a directory that :meth:`bare_directory` made its attributes, and open it up again:
+        more is to be put into it. What it loses is known from then on.
+        """
+        fd = self._enter(path, made.identity)
+        losses = self._setter.apply(
+            fd, EntryType.DIRECTORY, wanted, is_path=False, strip=made.reused
+        )
+        losses += self._setter.open_up(fd, wanted)
+        return self._held(wanted, tuple(dict.fromkeys(made.held.losses + losses)))
+
+    @target_errors()
+    def finish_new(self, path: bytes, made: MadeDirectory, wanted: Attributes) -> Held:
+        """The same for one that nothing more is to be put into: :meth:`finish` is done with it."""
+        known = made.held.losses
+        losses = self.finish(path, made.identity, wanted, known, strip=made.reused)
+        return self._held(wanted, known + losses)
 
     def _make_directory(self, name: bytes, parent_fd: int) -> bool:
         try:

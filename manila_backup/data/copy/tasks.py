@@ -217,13 +217,15 @@ has none. Without a catalog there are records only for what the coordinator has 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entered:
     """What became of a :class:`CopyDirectory`. ``names`` are those left to do, in order; None if
-    there are too many: the coordinator lists them itself."""
+    there are too many: the coordinator lists them itself. ``is_finished``: nothing was left, and
+    the directory has got what it gets last."""
 
     directory: Directory
     entry: Entry
     wanted: Attributes
     losses: tuple[str, ...]
     names: list[Name] | None
+    is_finished: bool = False
 
 
 class NotEntered(IntEnum):

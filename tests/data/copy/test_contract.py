@@ -355,13 +355,13 @@ def test_measuring_counts_what_is_allocated_links_once(run: Run) -> None:
 # --- progress and cancellation --------------------------------------------------------------------
 
 
-def test_progress_per_entry_and_every_16_mib(run: Run) -> None:
+def test_progress_per_16_small_files_and_every_16_mib(run: Run) -> None:
     for number in range(5):
         (run.source / str(number)).write_bytes(b"")
     (run.source / "big").write_bytes(bytes(40 * MIB))
     seen: list[Counters] = []
     run.backup(progress=seen.append)
-    assert len(seen) >= 7 + 2
+    assert len(seen) >= 2 + 1 + 2
     steps = [after.bytes - before.bytes for before, after in itertools.pairwise(seen)]
     assert max(steps) <= 17 * MIB
     assert all(step >= 0 for step in steps)
@@ -520,7 +520,7 @@ def test_an_unreadable_directory_fails_by_path_and_errno(run: Run) -> None:
     (run.source / "d").mkdir()
 
     def refuse(name: str, args: tuple[Any, ...]) -> None:
-        if name == "open" and args[0] == b"d":
+        if name == "open_here" and args[0] == b"d":
             raise PermissionError(13, "no")
 
     with pytest.raises(CopyFailed) as caught:

@@ -186,7 +186,7 @@ def test_every_fault_of_measuring_and_removing_names_path_and_errno(
             if failed is not None:
                 assert (failed.errno, bool(failed.path)) == (error, True)
             assert failed is not None or files.hit is None or files.hit[0] == "close", files.hit
-    assert fail_at > 15
+    assert fail_at > 12
 
 
 def test_a_failing_read_of_stored_content_leaves_no_file_behind(run: Run) -> None:

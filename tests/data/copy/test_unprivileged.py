@@ -117,7 +117,7 @@ def test_a_tree_of_ones_own_comes_through_whole(top: Path) -> None:
     assert differences(before, snapshot(str(top / "target"))) == []
     # The store must stay readable for the user, so it cannot have these modes.
     assert answer == {
-        "backup": ["secret: mode", "d: mode", "d/ro: mode", "d/ro/f: mode"],
+        "backup": ["secret: mode", "d: mode", "d/ro/f: mode", "d/ro: mode"],
         "restore": [],
         "counters": [4, 0],
     }
