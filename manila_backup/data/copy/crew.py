@@ -21,7 +21,7 @@ T_contra = TypeVar("T_contra", contravariant=True)
 BATCH = 128
 """Entries of a bundle, as long as nobody knows how long they take."""
 
-_BUNDLE_S = 0.2
+_BUNDLE_S = 0.4
 """Tasks of a bundle that were not begun by then are given back, for others to take."""
 
 Done = tuple[int, Outcome | BaseException | None]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From one directory of a tree to another, with a bounded number of open fds.
 
-Directories are opened one component at a time, relative to their parent's fd, with O_NOFOLLOW; so
-neither PATH_MAX nor a symlink that a tenant puts in the way matters. Of a deep path only the
+Directories are opened relative to an fd above them, one component at a time with O_NOFOLLOW, or
+several with openat2, which follows no symlink on the way; so neither PATH_MAX nor a symlink that a
+tenant puts in the way matters. Of a deep path only the
 lowest directories stay open; higher ones are opened again through ``..`` when the way leads back,
 and are used only if they are the same inode as before.
 """
@@ -105,8 +106,7 @@ class DirStack:
             self._reopen()
             start = levels[-1].end
             if start < len(path):
-                for name in path[start + 1 if start else 0 :].split(b"/"):
-                    self._down(name)
+                self._down(path[start + 1 if start else 0 :])
         elif last.fd < 0:
             self._reopen()
         last = levels[-1]
@@ -123,16 +123,40 @@ class DirStack:
 
     # --- the way down -----------------------------------------------------------------------------
 
-    def _down(self, name: bytes) -> None:
+    def _down(self, names: bytes) -> None:
+        """To a directory one or more levels further down. Those on the way need not be opened: as
+        root nothing has to be put back there, and whoever goes on beside them comes from above.
+        """
+        if b"/" not in names:
+            self._step(names)
+        elif self._lock is not Lock.RESPECT or not self._jump(names):
+            for name in names.split(b"/"):
+                self._step(name)
+
+    def _jump(self, names: bytes) -> bool:
+        """False: one step after the other tells what the matter is."""
         here = self._levels[-1]
-        end = here.end + 1 + len(name) if here.end else len(name)
-        level = _Level(end, -1, (0, 0))
+        fd = self._files.open_beneath(names, OPEN_DIRECTORY, here.fd)
+        if fd >= 0:
+            self._append(_Level(self._end_of(names), fd, self._looked_at(fd)))
+        return fd >= 0
+
+    def _step(self, name: bytes) -> None:
+        here = self._levels[-1]
+        level = _Level(self._end_of(name), -1, (0, 0))
         try:
             level.fd = self._open(name, here.fd, level)
             level.identity = self._looked_at(level.fd)
         except BaseException:
             self._put_back(level)
             raise
+        self._append(level)
+
+    def _end_of(self, names: bytes) -> int:
+        here = self._levels[-1]
+        return here.end + 1 + len(names) if here.end else len(names)
+
+    def _append(self, level: _Level) -> None:
         self._levels.append(level)
         if len(self._levels) - self._lowest > self._window:
             self._close(self._levels[self._lowest])

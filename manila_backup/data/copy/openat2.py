@@ -32,8 +32,8 @@ _syscall = ctypes.CDLL(None)["syscall"]
 
 def openat2(name: bytes, flags: int, dir_fd: int) -> int:
     """An fd; or -1, whatever the reason: the file is on another mount (of a bind-mounted file too),
-    a symlink, or not there; or the call is missing or forbidden here. Asking again with ``os.open``
-    tells.
+    a symlink, or not there, or some component on the way is so; or the call is missing or forbidden
+    here. Asking again with ``os.open``, component by component, tells.
     """
     if b"\0" in name:  # the kernel would read only what is before it
         return -1

@@ -31,10 +31,10 @@ _WINDOW_S = 0.1
 
 _GROWTH = 8
 
-_TASK_S = 0.1
+_TASK_S = 0.2
 """What a bundle should take: long beside handing it out, short for whoever waits for it."""
 
-_BATCHES = 8, 512
+_BATCHES = 12, 512
 """Entries of a bundle, at least and at most."""
 
 _STOP_GRACE_S = 5.0

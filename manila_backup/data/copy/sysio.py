@@ -2,8 +2,8 @@
 """The one way from the copy engine to the file system: each system call that can fail, named.
 
 It is handed in (``files=``), so that a test can let the n-th call fail, or let a rival act exactly
-between two calls. No method takes a path with more than one component, except the ``/proc`` paths
-made here, which stand for an open fd or for a name directly below one.
+between two calls. No method takes a path with more than one component, except ``open_beneath``, and
+the ``/proc`` paths made here, which stand for an open fd or for a name directly below one.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class Kind(IntEnum):
     FILE = 1
     OTHER = 2
 
+
+_PATH_BYTES = 4096
+"""PATH_MAX: what the kernel takes in one call, the NUL included."""
 
 _KINDS = Kind.DIRECTORY, Kind.FILE, Kind.OTHER
 
@@ -78,6 +81,12 @@ class Files:
             os.close(fd)
             raise
         return fd
+
+    def open_beneath(self, path: bytes, flags: int, dir_fd: int) -> int:
+        """Open what is several components down, in one call: without a symlink, another mount or a
+        ``..`` on the way. -1 if that cannot be, whatever the reason.
+        """
+        return openat2(path, flags, dir_fd) if len(path) < _PATH_BYTES else -1
 
     def close(self, fd: int) -> None:
         """The fd is closed also if this raises."""

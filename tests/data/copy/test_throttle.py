@@ -127,11 +127,11 @@ def test_a_server_that_has_become_slow_again_is_seen() -> None:
 # --- the length of tasks --------------------------------------------------------------------------
 
 
-def test_tasks_take_about_a_tenth_of_a_second() -> None:
+def test_tasks_take_about_a_fifth_of_a_second() -> None:
     for entry_s in (0.001, 0.002, 0.005):
         tasks = Tasks()
         tasks.end(every_s=0.11, cpu_s=0.0, blocked_s=entry_s * 50, entries=50)
-        assert tasks.throttle.batch * entry_s == pytest.approx(0.1, rel=0.1)
+        assert tasks.throttle.batch * entry_s == pytest.approx(0.2, rel=0.1)
 
 
 def test_however_slow_or_fast_entries_are_tasks_have_some_and_not_too_many() -> None:
