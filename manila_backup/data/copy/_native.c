@@ -765,6 +765,8 @@ static PyObject *native_names(PyObject *module, PyObject *args)
         bytes = syscall(SYS_getdents64, dir_fd, data, (size_t)LISTED_BYTES);
         Py_END_ALLOW_THREADS
         Py_CLEAR(answer);
+        if (bytes < 0 && errno == ENOENT)
+            bytes = 0; /* the directory was removed: nothing is in it, as readdir(3) has it */
         answer = bytes < 0 ? PyErr_SetFromErrno(PyExc_OSError)
                            : listed_pairs(dir_fd, data, bytes, kinds);
     } while (answer && bytes && !PyList_GET_SIZE(answer));

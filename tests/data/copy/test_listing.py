@@ -126,8 +126,16 @@ def test_what_is_no_directory_has_no_names(
     os.close(fd)
 
 
-def test_an_empty_directory_has_no_names(tmp_path: Path) -> None:
-    with Opened(tmp_path) as fd:
+@pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
+@pytest.mark.parametrize("is_removed", [False, True], ids=["there", "removed"])
+def test_an_empty_directory_has_no_names_whether_it_is_still_there_or_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: bool, is_removed: bool
+) -> None:
+    monkeypatch.setenv("MANILA_BACKUP_NATIVE", "1" if native else "0")
+    (tmp_path / "d").mkdir()
+    with Opened(tmp_path / "d") as fd:
+        if is_removed:
+            (tmp_path / "d").rmdir()
         assert list(Files().names(fd)) == []
 
 

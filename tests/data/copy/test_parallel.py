@@ -29,7 +29,7 @@ import psutil
 import pytest
 
 from manila_backup.data.catalog.entry import Entry
-from manila_backup.data.copy import lister, processes, tree
+from manila_backup.data.copy import dispatch, lister, processes, tree
 from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.copier import LARGE_BYTES, Copier
 from manila_backup.data.copy.emission import Emission
@@ -70,7 +70,8 @@ def tmp_path(disks: FileSystems) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def start_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a fast machine would have copied such trees before it is worth it."""
-    monkeypatch.setattr(tree, "_BACKLOG_NAMES", 50)
+    monkeypatch.setattr(tree, "_BACKLOG_NAMES", 15)
+    monkeypatch.setattr(dispatch, "_LONG_S", 0.0)
 
 
 @pytest.fixture
