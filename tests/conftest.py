@@ -8,15 +8,18 @@ it; what a fixture of a wider scope starts must be gone when the run ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.support.databases import SERVERS
 
 if TYPE_CHECKING:
     from manila_backup.db.engine import Database
@@ -45,12 +48,83 @@ def database_file(migrated_file: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(migrated_file, tmp_path / "state.sqlite"))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests marked ``every_database`` run over each kind of database. Those that hold SQLite's
+    clock or its file in their hands are about SQLite.
+    """
+    closest = metafunc.definition.get_closest_marker
+    marked = closest("every_database") is not None and closest("sqlite") is None
+    about_sqlite = {"clock", "database_file"} & set(metafunc.definition.fixturenames)
+    if marked and "database_kind" in metafunc.fixturenames and not about_sqlite:
+        servers = [pytest.param(name, marks=pytest.mark.slow) for name in SERVERS]
+        metafunc.parametrize("database_kind", ["sqlite", *servers], scope="function")
+
+
 @pytest.fixture
-def database(database_file: Path) -> Iterator[Database]:
+def database_kind() -> str:
+    """What kind of database the test is about."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="session")
+def server_urls() -> Iterator[Callable[[str], str]]:
+    """The URL of a migrated database on a real server of that kind, started at the first time."""
+    from manila_backup.db import migration
+    from manila_backup.db.engine import Database
+
+    urls: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+
+        def url(database_kind: str) -> str:
+            if database_kind not in urls:
+                urls[database_kind] = stack.enter_context(SERVERS[database_kind]()).url
+                database = Database(urls[database_kind])
+                migration.sync(database)
+                database.close()
+            return urls[database_kind]
+
+        yield url
+
+
+@pytest.fixture
+def database_url(database_kind: str, request: pytest.FixtureRequest) -> str:
+    """Of a migrated, empty database of this test's own."""
+    if database_kind == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('database_file')}"
+    found: str = request.getfixturevalue("server_urls")(database_kind)
+    _empty(found)
+    return found
+
+
+def _empty(url: str) -> None:
+    from manila_backup.db.engine import Database
+    from manila_backup.db.models import Base
+
+    database = Database(url)
+    with database.writer() as session:
+        for table in Base.metadata.sorted_tables:
+            session.execute(table.delete())
+    database.close()
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
     """A migrated, empty database of this test's own."""
     from manila_backup.db.engine import Database
 
-    found = Database(f"sqlite:///{database_file}")
+    found = Database(database_url)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def unlocked(database_url: str, database_kind: str) -> Iterator[Database]:
+    """The same rows as ``database``, where rivals may act between two statements."""
+    from manila_backup.db.engine import Database
+    from tests.db.rivals import EveryStatementCommits
+
+    kind = EveryStatementCommits if database_kind == "sqlite" else Database
+    found = kind(database_url)
     yield found
     found.close()
 

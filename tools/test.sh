@@ -23,8 +23,9 @@ esac
 
 # Servers and file systems that tests start, and a compiler for the native part.
 packages=(
-    acl attr btrfs-progs e2fsprogs fpart gcc libc6-dev libfuse3-dev mount pkg-config procps
-    python3-dev rsync tar util-linux xfsprogs
+    acl attr btrfs-progs e2fsprogs fpart gcc libc6-dev libfuse3-dev mariadb-client-core
+    mariadb-server-core mount pkg-config postgresql procps python3-dev rsync tar
+    util-linux xfsprogs
 )
 
 debian_packages() {
@@ -36,7 +37,8 @@ debian_packages() {
     [ ${#missing[@]} -eq 0 ] && return
     echo "installing Debian packages: ${missing[*]}"
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    # RUNLEVEL: the tests start servers of their own, the packages are not to start any.
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         "${missing[@]}" >/dev/null
 }
 if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then

@@ -83,8 +83,16 @@ class Database:
 
 def _create_engine(connection: str, *, writer: bool) -> Engine:
     engine: Engine = engines.create_engine(
-        connection, sqlite_fk=True, sqlite_synchronous=True, max_retries=0
+        connection,
+        sqlite_fk=True,
+        sqlite_synchronous=True,
+        mysql_sql_mode="TRADITIONAL",
+        max_retries=0,
     )
+    if engine.dialect.name in ("mysql", "mariadb"):
+        # As PostgreSQL by default: each statement sees what is committed. With REPEATABLE READ a
+        # SELECT after a lost race would answer with the past, and gaps between rows be locked.
+        engine = engine.execution_options(isolation_level="READ COMMITTED")
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         if writer:

@@ -33,8 +33,7 @@ NOON_US = 1_800_000_000_000_000
 Contents = Mapping[str, list[tuple[Any, ...]]]
 
 _EVERY_ROW = {
-    table.name: str(select(table).order_by(*table.primary_key))
-    for table in Base.metadata.sorted_tables
+    table.name: select(table).order_by(*table.primary_key) for table in Base.metadata.sorted_tables
 }
 
 
@@ -43,7 +42,7 @@ def contents(session: Session) -> Contents:
     session.flush()
     connection = session.connection()
     return {
-        table: [tuple(row) for row in connection.exec_driver_sql(query)]
+        table: [tuple(row) for row in connection.execute(query)]
         for table, query in _EVERY_ROW.items()
     }
 
@@ -149,7 +148,8 @@ def put_backup(session: Session, **columns: Any) -> str:
 def put_operation(session: Session, **columns: Any) -> str:
     """Insert an operation in any state, past the functions under test; returns its id."""
     backup_id = columns.get("backup_id", new_id())
-    active = columns.get("status", "queued") in ("queued", "running")
+    status = columns.get("status", "queued")
+    active = status in ("queued", "running")
     ordinary: dict[str, Any] = {
         "id": new_id(),
         "kind": "create",
@@ -160,6 +160,7 @@ def put_operation(session: Session, **columns: Any) -> str:
         "project_id": PROJECT,
         "epoch": 0,
         "not_before_us": NOON_US,
+        "lease_until_us": 1 if status == "running" else None,
         "attempts": 0,
         "cancel_requested": False,
         "then_delete": False,

@@ -1,27 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Databases in which races can be staged."""
+"""Databases in which races can be staged: SQLite's and, but for what is SQLite's own, those of
+larger sites.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from manila_backup.db.engine import Database
 from tests.db.builders import FakeClock
-from tests.db.rivals import EveryStatementCommits
-
-
-@pytest.fixture
-def unlocked(database_file: Path) -> Iterator[Database]:
-    """The same rows as ``database``, where rivals may act between two statements."""
-    found = EveryStatementCommits(f"sqlite:///{database_file}")
-    yield found
-    found.close()
 
 
 @pytest.fixture
 def clock(database: Database) -> FakeClock:
-    """The clock of ``database``."""
+    """The clock of ``database``, which must be SQLite's."""
     return FakeClock(database)

@@ -26,6 +26,8 @@ from tests.db.builders import (
     stored_backup,
 )
 
+pytestmark = pytest.mark.every_database
+
 
 def test_create(database: Database, clock: FakeClock) -> None:
     new = new_backup(size_gib=7, name="n", description="d", options={"a": "ä", "b": ""})

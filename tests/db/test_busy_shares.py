@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from manila_backup.db import busy_shares
 from manila_backup.db.busy_shares import BusyShare
 from manila_backup.db.engine import Database
 from manila_backup.states import ShareEvent, ShareStatus
 from tests.db.builders import OTHER_PROJECT, committed, new_id, put_busy_share
+
+pytestmark = pytest.mark.every_database
 
 
 def fire(database: Database, share_id: str, event: ShareEvent, operation_id: str) -> ShareStatus:

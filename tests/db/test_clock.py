@@ -14,6 +14,8 @@ from manila_backup.db.clock import iso, now_us
 from manila_backup.db.engine import Database
 from tests.db.builders import NOON_US, FakeClock
 
+pytestmark = pytest.mark.every_database
+
 
 def test_it_is_utc_in_microseconds(database: Database) -> None:
     before = time.time_ns() // 1000

@@ -13,6 +13,8 @@ from tests.db.builders import NOON_US, FakeClock, committed, ids, put_operation
 
 IN_ORDER = (IntentKind.MARK, IntentKind.GRANT, IntentKind.MOUNT, IntentKind.DATA_DIRECTORY)
 
+pytestmark = pytest.mark.every_database
+
 
 def put_intent(
     database: Database, operation_id: str, kind: IntentKind = IntentKind.GRANT, *, epoch: int = 1
@@ -139,7 +141,7 @@ def test_whoever_takes_over_sees_what_the_former_epochs_left(database: Database)
         with database.writer() as session:
             seen = operations.get(session, operation_id)
             event = OperationEvent.CLAIM if epoch == 1 else OperationEvent.TAKE_OVER
-            held = operations.take(session, seen, event, host=f"node-{epoch}", lease_s=60)
+            held = operations.take(session, seen, event, host=f"node-{epoch}", lease_s=0)
         put_intent(database, operation_id, epoch=held.epoch)
     with database.reader() as session:
         found = intents.of_operation(session, operation_id)

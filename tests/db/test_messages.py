@@ -15,6 +15,8 @@ from tests.db.builders import NOON_US, OTHER_PROJECT, PROJECT, FakeClock, commit
 
 S = 1_000_000
 
+pytestmark = pytest.mark.every_database
+
 
 def put_message(database: Database, **changes: Any) -> Message:
     ordinary: dict[str, Any] = {

@@ -34,6 +34,8 @@ from tests.db.builders import (
 )
 from tests.db.rivals import execute, rival_before
 
+pytestmark = pytest.mark.every_database
+
 # --- the stage itself -----------------------------------------------------------------------------
 
 
@@ -131,7 +133,7 @@ def seen_then(
 def take(database: Database, operation_id: str, event: OperationEvent, host: str) -> Operation:
     with database.writer() as session:
         seen = operations.get(session, operation_id)
-        return operations.take(session, seen, event, host=host, lease_s=60)
+        return operations.take(session, seen, event, host=host, lease_s=0)
 
 
 def fire(database: Database, operation_id: str, event: OperationEvent) -> None:
@@ -147,7 +149,7 @@ def test_claim_needs_the_status(database: Database) -> None:
         database, operation_id, lambda: fire(database, operation_id, OperationEvent.CANCEL)
     )
     with pytest.raises(exception.StaleRow), database.writer() as session:
-        operations.take(session, seen, OperationEvent.CLAIM, host="slow", lease_s=60)
+        operations.take(session, seen, OperationEvent.CLAIM, host="slow", lease_s=0)
     assert committed(database) == after_rival
 
 
@@ -162,7 +164,7 @@ def test_claim_needs_the_epoch(database: Database) -> None:
 
     seen, after_rival = seen_then(database, operation_id, claim_and_retry)
     with pytest.raises(exception.StaleRow), database.writer() as session:
-        operations.take(session, seen, OperationEvent.CLAIM, host="slow", lease_s=60)
+        operations.take(session, seen, OperationEvent.CLAIM, host="slow", lease_s=0)
     assert committed(database) == after_rival
 
 
@@ -174,7 +176,7 @@ def test_take_over_needs_the_epoch(database: Database) -> None:
         database, operation_id, lambda: take(database, operation_id, OperationEvent.TAKE_OVER, "a")
     )
     with pytest.raises(exception.StaleRow), database.writer() as session:
-        operations.take(session, seen, OperationEvent.TAKE_OVER, host="b", lease_s=60)
+        operations.take(session, seen, OperationEvent.TAKE_OVER, host="b", lease_s=0)
     assert committed(database) == after_rival
 
 
@@ -186,7 +188,7 @@ def test_take_over_needs_the_status(database: Database) -> None:
         database, operation_id, lambda: fire(database, operation_id, OperationEvent.FINISH)
     )
     with pytest.raises(exception.StaleRow), database.writer() as session:
-        operations.take(session, seen, OperationEvent.TAKE_OVER, host="b", lease_s=60)
+        operations.take(session, seen, OperationEvent.TAKE_OVER, host="b", lease_s=0)
     assert committed(database) == after_rival
 
 
@@ -249,7 +251,7 @@ def test_the_holders_writes_need_epoch_and_status(database: Database, how: str, 
 
     held, after_rival = seen_then(database, operation_id, rival)
     write = {
-        "renew": partial(operations.renew, held=held, lease_s=60),
+        "renew": partial(operations.renew, held=held, lease_s=0),
         "note": partial(operations.note, held=held, progress=50),
     }[how]
     with pytest.raises(exception.LeaseLost) as lost:

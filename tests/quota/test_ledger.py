@@ -25,17 +25,18 @@ from tests.quota.requests import (
 
 NONE_AT_ALL = Limits(backups=0, backup_gigabytes=0)
 
+pytestmark = pytest.mark.every_database
+
 
 def set_usage(database: Database, project_id: str, resource: str, in_use: int) -> None:
     """Somebody edits tables."""
     with database.writer() as session:
-        session.execute(
-            text(
-                "INSERT INTO quota_usages (project_id, resource, in_use) VALUES (:p, :r, :n)"
-                " ON CONFLICT (project_id, resource) DO UPDATE SET in_use = :n"
-            ),
-            {"p": project_id, "r": resource, "n": in_use},
-        )
+        values = {"p": project_id, "r": resource, "n": in_use}
+        for statement in (
+            "DELETE FROM quota_usages WHERE project_id = :p AND resource = :r",
+            "INSERT INTO quota_usages (project_id, resource, in_use) VALUES (:p, :r, :n)",
+        ):
+            session.execute(text(statement), values)
 
 
 # --- limits ---------------------------------------------------------------------------------------

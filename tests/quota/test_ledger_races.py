@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from oslo_db import exception as db_exc
@@ -18,7 +17,7 @@ from manila_backup.db.engine import Database
 from manila_backup.quota import ledger
 from manila_backup.quota.ledger import BACKUPS, Limits, Usage
 from tests.db.builders import OTHER_PROJECT, PROJECT, committed, put_backup
-from tests.db.rivals import EveryStatementCommits, execute, fault_at, rival_before
+from tests.db.rivals import execute, fault_at, rival_before
 from tests.quota.requests import (
     UNLIMITED,
     adopt,
@@ -31,15 +30,7 @@ from tests.quota.requests import (
     usages,
 )
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def unlocked(database_file: Path) -> Iterator[Database]:
-    """The same rows as ``database``, where rivals may act between two statements."""
-    found = EveryStatementCommits(f"sqlite:///{database_file}")
-    yield found
-    found.close()
+pytestmark = [pytest.mark.slow, pytest.mark.every_database]
 
 
 def charge_once(database: Database, size_gib: int = 1) -> None:
@@ -130,6 +121,7 @@ def test_two_administrators_set_the_first_limit_at_once(
         assert ledger.limits(session, PROJECT, Limits()).backups == 4
 
 
+@pytest.mark.sqlite  # elsewhere a lock keeps the rival waiting
 @pytest.mark.parametrize("statement", ["SELECT", "UPDATE quota_usages"])
 def test_a_create_during_sync_is_not_forgotten(
     database: Database, unlocked: Database, statement: str
@@ -146,6 +138,7 @@ def test_a_create_during_sync_is_not_forgotten(
     assert usages(database) == {PROJECT: (2, 7)}
 
 
+@pytest.mark.sqlite  # elsewhere a lock keeps the rival waiting
 def test_a_sync_overtaken_by_a_create_does_not_take_its_charge_away(
     database: Database, unlocked: Database
 ) -> None:
