@@ -267,6 +267,7 @@ def _queue(
         project_id=backup.project_id,
         user_id=context.user_id,
         request_id=context.request_id,
+        availability_zone=backup.availability_zone,
         mode=mode,
         share_was_in_error=share_was_in_error,
     )

@@ -13,18 +13,16 @@ from oslo_config import cfg
 from oslo_db import exception as db_exc
 
 from manila_backup import config, exception
-from manila_backup.cmd import manage_backup
+from manila_backup.cmd import manage_backup, manage_nodes
 from manila_backup.cmd.output import show
 from manila_backup.cmd.standalone import CONFIG_NAME
-from manila_backup.db import migration, services
-from manila_backup.db.clock import US_PER_S, iso
+from manila_backup.db import migration, purge
 from manila_backup.db.engine import Database
 from manila_backup.quota import ledger
 from manila_backup.quota.options import defaults_from_conf
 from manila_backup.service import build_database
 
-DOWN_AFTER_S = 60
-"""A service that has not reported for this long is shown as down."""
+_DAY_S = 86_400
 
 
 def _db_sync(conf: cfg.ConfigOpts, found: argparse.Namespace) -> int:
@@ -37,21 +35,17 @@ def _db_version(conf: cfg.ConfigOpts, found: argparse.Namespace) -> int:
     return 0
 
 
-def _service_list(conf: cfg.ConfigOpts, found: argparse.Namespace) -> int:
-    with build_database(conf).reader() as session:
-        rows = [
-            {
-                "Binary": service.binary,
-                "Host": service.host,
-                "Zone": service.availability_zone,
-                "Address": service.address,
-                "Status": "disabled" if service.disabled else "enabled",
-                "State": "up" if service.silent_us < DOWN_AFTER_S * US_PER_S else "down",
-                "Reported At": iso(service.reported_at_us),
-            }
-            for service in services.find(session)
-        ]
-    show(rows, found.format)
+def _purge_arguments(found: argparse.ArgumentParser) -> None:
+    found.add_argument(
+        "--older-than", type=int, required=True, metavar="DAYS", help="what ended before that"
+    )
+
+
+def _db_purge(conf: cfg.ConfigOpts, found: argparse.Namespace) -> int:
+    if found.older_than < 0:
+        raise exception.InvalidInput(field="--older-than", reason="must be 0 or more")
+    database = build_database(conf)
+    show([purge.purge(database, older_than_s=found.older_than * _DAY_S)], found.format)
     return 0
 
 
@@ -141,7 +135,70 @@ def _limits(found: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(noun="db", verb="sync", help="bring the schema up to date", run=_db_sync),
     Command(noun="db", verb="version", help="show the schema's revision", run=_db_version),
-    Command(noun="service", verb="list", help="list the services", run=_service_list),
+    Command(
+        noun="db",
+        verb="purge",
+        help="remove rows of deleted backups, ended operations and expired messages",
+        run=_db_purge,
+        arguments=_purge_arguments,
+    ),
+    Command(noun="service", verb="list", help="list the services", run=manage_nodes.list_services),
+    Command(
+        noun="service",
+        verb="enable",
+        help="let a data node take work again",
+        run=manage_nodes.enable_service,
+        arguments=manage_nodes.service_arguments,
+    ),
+    Command(
+        noun="service",
+        verb="disable",
+        help="let a data node take no more work",
+        run=manage_nodes.disable_service,
+        arguments=manage_nodes.disable_arguments,
+    ),
+    Command(
+        noun="service",
+        verb="drain",
+        help="the same, and wait for the end of what it works on",
+        run=manage_nodes.drain_service,
+        arguments=manage_nodes.drain_arguments,
+    ),
+    Command(
+        noun="operation",
+        verb="list",
+        help="list what waits and what is under way",
+        run=manage_nodes.list_operations,
+        arguments=manage_nodes.list_arguments,
+    ),
+    Command(
+        noun="operation",
+        verb="show",
+        help="show all that is known of an operation",
+        run=manage_nodes.show_operation,
+        arguments=manage_nodes.operation_arguments,
+    ),
+    Command(
+        noun="operation",
+        verb="cancel",
+        help="cancel an operation",
+        run=manage_nodes.cancel_operation,
+        arguments=manage_nodes.operation_arguments,
+    ),
+    Command(
+        noun="grants",
+        verb="list",
+        help="list access of data nodes to shares that outlived its operation",
+        run=manage_nodes.list_grants,
+        arguments=manage_nodes.grants_arguments,
+    ),
+    Command(
+        noun="backup",
+        verb="update-host",
+        help="after a data node was given another name",
+        run=manage_nodes.update_host,
+        arguments=manage_nodes.update_host_arguments,
+    ),
     Command(
         noun="quota",
         verb="show",

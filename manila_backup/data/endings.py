@@ -186,6 +186,7 @@ def _queue_delete(session: Session, ended: Operation) -> None:
             project_id=ended.project_id,
             user_id=ended.user_id,
             request_id=ended.request_id,
+            availability_zone=ended.availability_zone,
         ),
     )
 

@@ -15,7 +15,7 @@ from manila_backup import exception
 from manila_backup.data.drivers.base import Progress
 from manila_backup.data.node import Node
 from manila_backup.data.undo import undo
-from manila_backup.data.worker_process import Hooks, ProcessId
+from manila_backup.data.worker_process import STOP_GRACE_S, Hooks, ProcessId
 from manila_backup.db import backups, intents, operations
 from manila_backup.db.intents import Intent, IntentKind
 from manila_backup.db.operations import Operation
@@ -35,6 +35,11 @@ class Stop:
         self.cancelled = False
         self.shutdown = False
         self.lost = False
+
+    @property
+    def grace_s(self) -> float:
+        """How long a worker may take to end in order: no time when the lease is about to go."""
+        return 0.0 if self.lost else STOP_GRACE_S
 
     def cancel(self) -> None:
         """The tenant or an administrator cancelled; what was made is undone."""

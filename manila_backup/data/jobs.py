@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from manila_backup import exception
 from manila_backup.data import endings
 from manila_backup.data.endings import Outcome
+from manila_backup.data.fence import fence_off
 from manila_backup.data.holder import Holder, Stop
 from manila_backup.data.node import Node
 from manila_backup.data.undo import undo
@@ -160,17 +161,23 @@ class Job:
         """Undo what earlier epochs of this operation left on the way, newest first, and what ended
         operations could not give back of this share: a rule found again would be revoked under us.
 
-        The operation's own mark stays, whatever the epoch.
+        The operation's own mark stays, whatever the epoch; mounts on other nodes are theirs.
         """
         with self.node.database.reader() as session:
             own = intents.of_operation(session, self.held.id)
             outlived = intents.outlived(session)
+        fence_off(self.node, self.held, own, self.stop)
         for intent in own:
-            if intent.epoch < self.held.epoch and intent.kind is not IntentKind.MARK:
+            if intent.epoch < self.held.epoch and self._can_be_undone(intent):
                 undo(self.node, intent)
         for intent in outlived:
             if intent.kind in (IntentKind.MARK, IntentKind.GRANT) and self._is_in_our_way(intent):
                 undo(self.node, intent)
+
+    def _can_be_undone(self, intent: Intent) -> bool:
+        if intent.kind is IntentKind.MOUNT:
+            return intent.host == self.node.settings.host
+        return intent.kind is not IntentKind.MARK
 
     def _is_in_our_way(self, intent: Intent) -> bool:
         return (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,15 +21,16 @@ from sqlalchemy.orm import Session
 from manila_backup import exception
 from manila_backup.data import endings, jobs
 from manila_backup.data.endings import Outcome
+from manila_backup.data.fence import recorded_worker
 from manila_backup.data.holder import Stop
 from manila_backup.data.jobs import JobRunner
 from manila_backup.data.node import TOPIC, Node
 from manila_backup.data.undo import undo
-from manila_backup.data.worker_process import ProcessId, kill_group
+from manila_backup.data.worker_process import kill_group
 from manila_backup.db import backups, intents, messages, operations, services
 from manila_backup.db.intents import IntentKind
 from manila_backup.db.operations import Operation
-from manila_backup.states import OperationEvent
+from manila_backup.states import OperationEvent, OperationKind
 
 LOG = log.getLogger(__name__)
 
@@ -112,29 +114,59 @@ class DataManager:
     # --- claiming -----------------------------------------------------------------------------
 
     def poll(self) -> None:
-        """One look: own leftovers first, then cancel requests, then the queue while there is
-        capacity.
+        """One look: own leftovers first, then cancel requests; then, while there is capacity and
+        the node may take work, what silent nodes have left, and the queue.
         """
         self._recover()
         self._pass_on_cancels()
-        while not self._stopping.is_set() and self._capacity() > 0:
-            if not self._claim_one():
-                return
+        if not self._may_take_work():
+            return
+        self._take_over_from_silent_nodes()
+        while not self._stopping.is_set() and self._claim_one():
+            pass
 
-    def _capacity(self) -> int:
-        with self._lock:
-            return self._node.settings.max_operations - len(self._running)
+    def _may_take_work(self) -> bool:
+        settings = self._node.settings
+        with self._node.database.reader() as session:
+            disabled = services.is_disabled(session, settings.host, BINARY)
+            rival = services.rival_of(session, settings.host, BINARY, silent_s=settings.lease_s)
+        if rival is not None:
+            LOG.error(
+                "Node %s has this node's address %s, too: no work is taken. See option "
+                "data_node_address.",
+                rival,
+                settings.address,
+            )
+        return rival is None and not disabled
+
+    def _free_kinds(self) -> list[OperationKind]:
+        """What there is capacity for."""
+        settings = self._node.settings
+        kinds = Counter(running.held.kind for running in self._jobs())
+        if kinds.total() >= settings.max_operations:
+            return []
+        return [
+            kind
+            for kind in OperationKind
+            if (limit := settings.max_by_kind.get(kind)) is None or kinds[kind] < limit
+        ]
 
     def _claim_one(self) -> bool:
         """True when the queue may hold more."""
+        kinds = self._free_kinds()
+        if not kinds:
+            return False
+        settings = self._node.settings
+        zone = settings.availability_zone if settings.own_zone_only else None
         with self._node.database.reader() as session:
-            candidates = operations.claimable(session)
+            candidates = operations.claimable(session, kinds=kinds, zone=zone)
         for seen in candidates:
             held = self._take(seen, OperationEvent.CLAIM)
             if held is not None:
                 self._begin(held)
-                return True
-        return False
+                break
+        # Other nodes were quicker with all of them: then there may be others.
+        return bool(candidates)
 
     def _take(self, seen: Operation, event: OperationEvent) -> Operation | None:
         settings = self._node.settings
@@ -233,8 +265,9 @@ class DataManager:
 
     def _report(self, *, starting: bool) -> None:
         settings = self._node.settings
-        self._node.database.write(
-            lambda session: services.report(
+
+        def report(session: Session) -> None:
+            services.report(
                 session,
                 host=settings.host,
                 binary=BINARY,
@@ -243,32 +276,47 @@ class DataManager:
                 address=settings.address,
                 starting=starting,
             )
-        )
+
+        try:
+            self._node.database.write(report)
+        except db_exc.DBDuplicateEntry:  # another process of this name made the row right now
+            self._node.database.write(report)
 
     # --- after the dead -----------------------------------------------------------------------
 
     def _recover(self) -> None:
-        """Take over what this node's row says is running but no job of this process works on:
+        """Take over what this node's rows say is running but no job of this process works on:
         left by a former process, or by a job that lost the database.
-
-        The restore's proof that the old writer is gone is the end of its worker's process group
-        on this very host.
         """
         mine = [running.held.id for running in self._jobs()]
         with self._node.database.reader() as session:
             left = operations.leftovers(session, self._node.settings.host, except_ids=mine)
         for seen in left:
-            try:
-                self._recover_one(seen)
-            except exception.ManilaBackupError:
-                # One row that does not fit must not keep the node from all others.
-                LOG.exception("Operation %s could not be recovered.", seen.id)
+            self._try_to_recover(seen)
+
+    def _take_over_from_silent_nodes(self) -> None:
+        """What other nodes hold whose lease has ended."""
+        with self._node.database.reader() as session:
+            abandoned = operations.expired(session, self._node.settings.host)
+        for seen in abandoned:
+            if seen.kind in self._free_kinds() and not self._stopping.is_set():
+                self._try_to_recover(seen)
+
+    def _try_to_recover(self, seen: Operation) -> None:
+        try:
+            self._recover_one(seen)
+        except exception.ManilaBackupError:
+            # One row that does not fit must not keep the node from all others.
+            LOG.exception("Operation %s could not be recovered.", seen.id)
 
     def _recover_one(self, seen: Operation) -> None:
+        """Another node's worker is the job's to deal with, when its lease cannot be renewed any
+        more: until the row is taken it may be alive and well.
+        """
         with self._lock:
             if seen.id in self._running:
                 return
-        if not self._former_worker_is_gone(seen):
+        if seen.host == self._node.settings.host and not self._former_worker_is_gone(seen):
             return
         held = self._take(seen, OperationEvent.TAKE_OVER)
         if held is None:
@@ -279,10 +327,9 @@ class DataManager:
             self._begin(held)
 
     def _former_worker_is_gone(self, seen: Operation) -> bool:
-        if seen.worker_pid is None or seen.worker_started is None:
-            return True
-        worker = ProcessId(pid=seen.worker_pid, started=seen.worker_started)
-        if kill_group(worker):
+        """This node's own: what is of a former boot, or of a former container, has gone with it."""
+        worker = recorded_worker(seen)
+        if worker is None or kill_group(worker):
             return True
         LOG.warning(
             "Worker %d of operation %s hangs in the kernel; it is not taken over yet.",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -11,6 +12,7 @@ from oslo_config import cfg
 from manila_backup.data.mounts import MountManager
 from manila_backup.db.engine import Database
 from manila_backup.share.base import ShareProvider
+from manila_backup.states import OperationKind
 from manila_backup.types import Mount, Parallelism
 
 TOPIC = "manila-backup-data"
@@ -70,6 +72,21 @@ OPTS = [
         min=1,
         help="How many operations this node works on at the same time.",
     ),
+    *(
+        cfg.IntOpt(
+            f"max_{kind}_operations",
+            min=0,
+            help=f"How many of them may be {plural}; without a value as many as there are. With 0 "
+            f"this node takes none, and another one has to.",
+        )
+        for kind, plural in (("create", "creates"), ("restore", "restores"), ("delete", "deletes"))
+    ),
+    cfg.BoolOpt(
+        "own_availability_zone_only",
+        default=False,
+        help="Take only operations on shares of this node's availability zone. Shares of a zone "
+        "without a node wait then for ever.",
+    ),
     cfg.IntOpt(
         "copy_processes",
         default=2,
@@ -103,6 +120,14 @@ OPTS = [
         min=1.0,
         help="Seconds without a sign of life after which other nodes may take an operation over. "
         "A node that cannot renew its lease stops its own work before that.",
+    ),
+    cfg.FloatOpt(
+        "takeover_grace_s",
+        default=30.0,
+        min=0.0,
+        help="Seconds to wait, when a restore of another node is taken over, between the end of "
+        "that node's access to the share and the first write of this one: as long as the file "
+        "server may go on with requests that it has accepted.",
     ),
     cfg.FloatOpt(
         "poll_interval_s",
@@ -142,10 +167,13 @@ class NodeSettings:
     driver: str
     backup_mount: Mount
     max_operations: int
+    max_by_kind: Mapping[OperationKind, int | None]
+    own_zone_only: bool
     parallelism: Parallelism
     max_attempts: int
     retry_delay_s: float
     lease_s: float
+    takeover_grace_s: float
     poll_interval_s: float
     reaper_interval_s: float
     refuse_shares_with_snapshots: bool
@@ -166,10 +194,17 @@ class NodeSettings:
                 options=tuple(conf.backup_mount_options),
             ),
             max_operations=conf.max_operations,
+            max_by_kind={
+                OperationKind.CREATE: conf.max_create_operations,
+                OperationKind.RESTORE: conf.max_restore_operations,
+                OperationKind.DELETE: conf.max_delete_operations,
+            },
+            own_zone_only=conf.own_availability_zone_only,
             parallelism=Parallelism(processes=conf.copy_processes, threads=conf.copy_threads),
             max_attempts=conf.max_attempts,
             retry_delay_s=conf.retry_delay_s,
             lease_s=conf.lease_s,
+            takeover_grace_s=conf.takeover_grace_s,
             poll_interval_s=conf.poll_interval_s,
             reaper_interval_s=conf.reaper_interval_s,
             refuse_shares_with_snapshots=conf.refuse_shares_with_snapshots,

@@ -215,7 +215,10 @@ class Work:
             method=method,
             arguments=arguments,
         )
-        return worker_process.run(task, self._holder.stop.event, self._holder.hooks())
+        stop = self._holder.stop
+        return worker_process.run(
+            task, stop.event, self._holder.hooks(), grace_s=lambda: stop.grace_s
+        )
 
 
 def _describe(backup: Backup, ref: BackupRef, share: Share) -> BackupDescription:

@@ -39,7 +39,9 @@ STOP_GRACE_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessId:
-    """A process that a reused pid is not taken for. ``started`` is boot id and start time."""
+    """A process that a reused pid is not taken for. ``started`` says when, in which pid namespace
+    and since which boot of which machine.
+    """
 
     pid: int
     started: str
@@ -49,12 +51,22 @@ class ProcessId:
         """None if there is no such process."""
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESRCH):
                 return None
             raise
-        return cls(pid=pid, started=f"{boot_id}/{fields[19]}")
+        return cls(pid=pid, started=f"{_here()}/{fields[19]}")
+
+    @property
+    def is_within_sight(self) -> bool:
+        """Whether it would be seen here if it were alive: pids mean the same to it and to us."""
+        return self.started.rpartition("/")[0] == _here()
+
+
+def _here() -> str:
+    """This boot of this machine, and the pid namespace."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def kill_group(process: ProcessId, *, timeout_s: float = 10.0) -> bool:
@@ -131,12 +143,13 @@ def run(
     stop: threading.Event,
     hooks: Hooks | None = None,
     *,
-    grace_s: float = STOP_GRACE_S,
+    grace_s: Callable[[], float] = lambda: STOP_GRACE_S,
 ) -> Any:
     """Run one driver call in a worker and return its result.
 
     When ``stop`` is set the worker is asked to cancel, and killed if it has not done so after
-    ``grace_s``. However this ends, the worker is gone afterwards.
+    ``grace_s``, which is asked again and again: the patience may end. However this ends, the worker
+    is gone afterwards.
     :raises ManilaBackupError: what the driver raised.
     :raises WorkerDied: it crashed or was killed.
     """
@@ -169,20 +182,20 @@ def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
 class _Patience:
     """How long a worker that is to stop may go on."""
 
-    def __init__(self, stop: threading.Event, grace_s: float) -> None:
+    def __init__(self, stop: threading.Event, grace_s: Callable[[], float]) -> None:
         self._stop = stop
         self._grace_s = grace_s
-        self._until_s: float | None = None
+        self._since_s: float | None = None
 
     def begins(self) -> bool:
         """True once, when the worker is to be told."""
-        if self._until_s is not None or not self._stop.is_set():
+        if self._since_s is not None or not self._stop.is_set():
             return False
-        self._until_s = time.monotonic() + self._grace_s
+        self._since_s = time.monotonic()
         return True
 
     def is_over(self) -> bool:
-        return self._until_s is not None and time.monotonic() >= self._until_s
+        return self._since_s is not None and time.monotonic() >= self._since_s + self._grace_s()
 
 
 def _follow(

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from manila_backup import exception
 from manila_backup.db.clock import from_iso, now_us
 from manila_backup.db.models import BackupRow
-from manila_backup.db.rows import changed_one
+from manila_backup.db.rows import changed_one, changed_rows
 from manila_backup.states import BACKUP_TRANSITIONS, BackupEvent, BackupStatus
 from manila_backup.types import BackupDescription, BackupRef, StoredBackup
 
@@ -313,3 +313,9 @@ def set_progress(session: Session, backup_id: str, *, column: str, percent: int)
 def set_host(session: Session, backup_id: str, host: str) -> None:
     """The data node that works, or last worked, on the backup."""
     session.execute(update(BackupRow).where(BackupRow.id == backup_id).values(host=host))
+
+
+def move_host(session: Session, old: str, new: str) -> int:
+    """Backups of a node that has another name now; answers how many."""
+    statement = update(BackupRow).where(BackupRow.host == old).values(host=new)
+    return changed_rows(session, statement)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from manila_backup.db.clock import now_us
 from manila_backup.db.models import IntentRow, OperationRow
+from manila_backup.db.rows import changed_rows
 from manila_backup.states import OperationStatus
 
 
@@ -144,3 +145,9 @@ def every(session: Session) -> list[Intent]:
     """All outstanding intents."""
     query = select(IntentRow).order_by(IntentRow.created_at_us)
     return [_from_row(row) for row in session.scalars(query)]
+
+
+def move_host(session: Session, old: str, new: str) -> int:
+    """Those of a node that has another name now; answers how many."""
+    statement = update(IntentRow).where(IntentRow.host == old).values(host=new)
+    return changed_rows(session, statement)

@@ -73,6 +73,7 @@ class OperationRow(Base):
         UniqueConstraint("active_backup_id", name="operations_active_backup_uq"),
         Index("operations_status_idx", "status", "not_before_us", "created_at_us"),
         Index("operations_backup_idx", "backup_id", "created_at_us"),
+        Index("operations_project_idx", "project_id", "started_at_us"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -110,6 +111,8 @@ class OperationRow(Base):
     started_at_us: Mapped[int | None] = mapped_column(BigInteger)
     updated_at_us: Mapped[int | None] = mapped_column(BigInteger)
     finished_at_us: Mapped[int | None] = mapped_column(BigInteger)
+    availability_zone: Mapped[str | None] = mapped_column(String(255))
+    """Of the share, as the backup has it."""
 
 
 class IntentRow(Base):

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from oslo_utils import uuidutils
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from manila_backup import exception
 from manila_backup.db.clock import US_PER_S, now_us
 from manila_backup.db.models import OperationRow
-from manila_backup.db.rows import changed_one
+from manila_backup.db.rows import changed_one, changed_rows
 from manila_backup.states import (
     ACTIVE_OPERATIONS,
     OPERATION_TRANSITIONS,
@@ -64,6 +64,7 @@ class Operation:
     started_at_us: int | None
     updated_at_us: int | None
     finished_at_us: int | None
+    availability_zone: str | None
 
 
 def _from_row(row: OperationRow) -> Operation:
@@ -92,6 +93,7 @@ class NewOperation:
     project_id: str
     user_id: str | None
     request_id: str | None
+    availability_zone: str | None = None
     mode: RestoreMode | None = None
     share_was_in_error: bool = False
 
@@ -148,15 +150,84 @@ def of_backup(session: Session, backup_id: str, *, limit: int = 100) -> list[Ope
     return [_from_row(row) for row in session.scalars(query)]
 
 
-def claimable(session: Session, *, limit: int = 10) -> list[Operation]:
-    """Queued operations whose time has come, oldest first. One indexed query."""
+def find(
+    session: Session,
+    *,
+    statuses: Collection[OperationStatus],
+    host: str | None = None,
+    project_id: str | None = None,
+    limit: int = 100,
+) -> list[Operation]:
+    """Newest first; for operators."""
+    query = select(OperationRow).where(OperationRow.status.in_(list(statuses)))
+    if host is not None:
+        query = query.where(OperationRow.host == host)
+    if project_id is not None:
+        query = query.where(OperationRow.project_id == project_id)
+    query = query.order_by(OperationRow.created_at_us.desc(), OperationRow.id).limit(limit)
+    return [_from_row(row) for row in session.scalars(query)]
+
+
+def move_host(session: Session, old: str, new: str) -> int:
+    """Unfinished operations of a node that has another name now; answers how many."""
+    statement = (
+        update(OperationRow)
+        .where(OperationRow.host == old, OperationRow.status.in_(list(ACTIVE_OPERATIONS)))
+        .values(host=new, updated_at_us=now_us())
+    )
+    return changed_rows(session, statement)
+
+
+def claimable(
+    session: Session,
+    *,
+    kinds: Collection[OperationKind] = tuple(OperationKind),
+    zone: str | None = None,
+    limit: int = 10,
+) -> list[Operation]:
+    """Queued operations whose time has come, fair between projects: the next one is of the project
+    that has the fewest running, of those the one that was served the longest ago; within a project
+    the oldest. ``zone``: only those of this availability zone, or of none.
+
+    One query over the index of what is queued and running, and a look into another index for each
+    project that waits.
+    """
+    of_project = (OperationRow.created_at_us, OperationRow.id)
+    due = [
+        OperationRow.status == OperationStatus.QUEUED,
+        OperationRow.not_before_us <= now_us(),
+        OperationRow.kind.in_(list(kinds)),
+    ]
+    if zone is not None:
+        due.append(
+            or_(OperationRow.availability_zone.is_(None), OperationRow.availability_zone == zone)
+        )
+    turn = func.row_number().over(partition_by=OperationRow.project_id, order_by=of_project)
+    waiting = (
+        select(OperationRow.id, OperationRow.project_id, turn.label("turn")).where(*due).subquery()
+    )
+    running = (
+        select(OperationRow.project_id, func.count().label("count"))
+        .where(OperationRow.status == OperationStatus.RUNNING)
+        .group_by(OperationRow.project_id)
+        .subquery()
+    )
+    other = aliased(OperationRow)
+    served_us = (
+        select(func.max(other.started_at_us))
+        .where(other.project_id == waiting.c.project_id)
+        .scalar_subquery()
+    )
     query = (
         select(OperationRow)
-        .where(
-            OperationRow.status == OperationStatus.QUEUED,
-            OperationRow.not_before_us <= now_us(),
+        .join(waiting, waiting.c.id == OperationRow.id)
+        .outerjoin(running, running.c.project_id == waiting.c.project_id)
+        .where(waiting.c.turn <= limit)
+        .order_by(
+            func.coalesce(running.c.count, 0) + waiting.c.turn,
+            func.coalesce(served_us, 0),
+            *of_project,
         )
-        .order_by(OperationRow.created_at_us, OperationRow.id)
         .limit(limit)
     )
     return [_from_row(row) for row in session.scalars(query)]
@@ -172,6 +243,23 @@ def leftovers(session: Session, host: str, *, except_ids: Collection[str]) -> li
     return [_from_row(row) for row in session.scalars(query)]
 
 
+def expired(session: Session, host: str, *, limit: int = 10) -> list[Operation]:
+    """Running operations of other hosts than ``host`` whose lease has ended by the database's
+    clock, the longest silent ones first. One indexed query.
+    """
+    query = (
+        select(OperationRow)
+        .where(
+            OperationRow.status == OperationStatus.RUNNING,
+            OperationRow.lease_until_us <= now_us(),
+            OperationRow.host != host,
+        )
+        .order_by(OperationRow.lease_until_us, OperationRow.id)
+        .limit(limit)
+    )
+    return [_from_row(row) for row in session.scalars(query)]
+
+
 def running_count(session: Session) -> int:
     """How many operations are queued or running."""
     query = select(OperationRow.id).where(OperationRow.status.in_(list(ACTIVE_OPERATIONS)))
@@ -183,9 +271,11 @@ def take(
 ) -> Operation:
     """Claim a queued operation or take over a running one, as it was ``seen``.
 
-    Raises the epoch and starts a lease by the database's clock.
+    Raises the epoch and starts a lease by the database's clock. The former holder's worker stays on
+    record until there is a new one: it may have to be seen dead. What another host holds can only
+    be taken over when its lease has ended.
     :raises IllegalTransition:
-    :raises StaleRow: another node was quicker.
+    :raises StaleRow: another node was quicker, or the holder has renewed its lease.
     """
     after = _next(seen, event)
     statement = (
@@ -204,10 +294,10 @@ def take(
             started_at_us=seen.started_at_us if seen.started_at_us else now_us(),
             updated_at_us=now_us(),
             phase=None,
-            worker_pid=None,
-            worker_started=None,
         )
     )
+    if event is OperationEvent.TAKE_OVER and seen.host != host:
+        statement = statement.where(OperationRow.lease_until_us <= now_us())
     if not changed_one(session, statement):
         raise exception.StaleRow(kind="operation", id=seen.id)
     return get(session, seen.id)

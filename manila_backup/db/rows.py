@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all nouns share: the compare-and-swap UPDATE."""
+"""What all nouns share: UPDATEs and DELETEs that tell how many rows they met."""
 
 from __future__ import annotations
 
@@ -12,5 +12,10 @@ from sqlalchemy.sql.dml import Delete, Update
 
 def changed_one(session: Session, statement: Update | Delete) -> bool:
     """Run a conditional UPDATE or DELETE of one row; False when its condition did not hold."""
+    return changed_rows(session, statement) == 1
+
+
+def changed_rows(session: Session, statement: Update | Delete) -> int:
+    """Run an UPDATE or DELETE; how many rows met its condition."""
     result = session.execute(statement.execution_options(synchronize_session=False))
-    return cast("CursorResult[Any]", result).rowcount == 1
+    return cast("CursorResult[Any]", result).rowcount

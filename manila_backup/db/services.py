@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from oslo_utils import uuidutils
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
-from manila_backup.db.clock import now_us
+from manila_backup.db.clock import US_PER_S, now_us
 from manila_backup.db.models import ServiceRow
 from manila_backup.db.rows import changed_one
 
@@ -82,3 +82,47 @@ def find(session: Session) -> list[Service]:
         )
         for row, now in session.execute(query)
     ]
+
+
+def set_disabled(session: Session, host: str, binary: str, *, reason: str | None) -> bool:
+    """Let a service take no more work, for ``reason``; None lets it again. What it has in work it
+    goes on with. Idempotent. :returns: False when there is no such service.
+    """
+    statement = (
+        update(ServiceRow)
+        .where(ServiceRow.host == host, ServiceRow.binary == binary)
+        .values(disabled=reason is not None, disabled_reason=reason)
+    )
+    return changed_one(session, statement)
+
+
+def is_disabled(session: Session, host: str, binary: str) -> bool:
+    """Whether it may take no more work. One that never reported in may."""
+    query = select(ServiceRow.disabled).where(ServiceRow.host == host, ServiceRow.binary == binary)
+    return bool(session.scalar(query))
+
+
+def rival_of(session: Session, host: str, binary: str, *, silent_s: float) -> str | None:
+    """Another host's service of the same address that has not been silent for so long, and was
+    there before; None if there is none. Two nodes of one address could not be told apart by the
+    access rules of shares.
+    """
+    mine, other = aliased(ServiceRow), aliased(ServiceRow)
+    query = (
+        select(other.host)
+        .join(mine, mine.address == other.address)
+        .where(
+            mine.host == host,
+            mine.binary == binary,
+            other.host != host,
+            other.binary == binary,
+            other.reported_at_us > now_us() - int(silent_s * US_PER_S),
+            or_(
+                other.started_at_us < mine.started_at_us,
+                and_(other.started_at_us == mine.started_at_us, other.host < mine.host),
+            ),
+        )
+        .limit(1)
+    )
+    found: str | None = session.scalar(query)
+    return found

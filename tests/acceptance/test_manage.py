@@ -17,6 +17,7 @@ from tests.acceptance.programs import BIN, Manage, compare_trees, run
 from tests.acceptance.rest import PROJECT
 from tests.acceptance.standalone import Standalone, running
 from tests.acceptance.trees import copy, fill, fill_as_demo, flip_a_byte
+from tests.acceptance.waiting import until
 
 pytestmark = pytest.mark.acceptance
 
@@ -55,7 +56,7 @@ def store(service: Standalone, original: Path, name: str) -> Stored:
 
 def test_db_version_and_services(manage: Manage, service: Standalone) -> None:
     ended = manage.run("db version")
-    assert (ended.status, ended.out, ended.err) == (0, "0001\n", "")
+    assert (ended.status, ended.out, ended.err) == (0, "0002\n", "")
     assert manage.run("db sync").status == 0
     (row,) = manage.json("service list")
     assert (row["Binary"], row["Host"], row["State"]) == (
@@ -64,6 +65,59 @@ def test_db_version_and_services(manage: Manage, service: Standalone) -> None:
     table = manage.run("service list").out
     assert "manila-backup-data" in table
     assert table.startswith("+-")
+
+
+def test_a_disabled_node_takes_no_work_until_it_is_enabled(
+    manage: Manage, service: Standalone
+) -> None:
+    rest = service.rest()
+    share_id = rest.create_share("patient")
+    assert "no data node is called nobody" in manage.run("service disable", "nobody").err
+    (row,) = manage.json("service disable", "standalone", "--reason", "repair")
+    assert (row["Status"], row["Disabled Reason"]) == ("disabled", "repair")
+    assert manage.run("service drain", "standalone", "--timeout", "60").status == 0
+    try:
+        first = rest.create_backup(share_id)
+        (waiting,) = manage.json("operation list")
+        assert (waiting["Backup"], waiting["Status"]) == (first, "queued")
+        shown = manage.json("operation show", waiting["ID"])
+        assert (shown[0]["Share"], shown[0]["Lease Until"]) == (share_id, None)
+        (cancelled,) = manage.json("operation cancel", waiting["ID"])
+        assert cancelled["Status"] == "cancelled"
+        assert manage.run("operation cancel", waiting["ID"]).status == 2
+        assert rest.backup_status(first) == "error"
+        second = rest.create_backup(share_id)
+    finally:
+        (row,) = manage.json("service enable", "standalone")
+    assert (row["Status"], row["Disabled Reason"]) == ("enabled", None)
+    until(lambda: rest.backup_status(second) == "available", "the backup that had waited")
+    assert manage.json("operation list") == []
+    done = manage.json("operation list", "--status", "done", "--host", "standalone")
+    assert second in {row["Backup"] for row in done}
+    assert manage.json("grants list") == []
+    assert manage.run("operation show", "nothing").status == 2
+
+
+def test_purge(manage: Manage, service: Standalone) -> None:
+    rest = service.rest()
+    backup_id = rest.available_backup(rest.create_share("purged"))
+    rest.delete_backup(backup_id)
+    rest.until_deleted(backup_id)
+    (removed,) = manage.json("db purge", "--older-than", "1")
+    assert removed == {"Backups": 0, "Operations": 0}
+    (removed,) = manage.json("db purge", "--older-than", "0")
+    assert removed["Backups"] >= 1
+    assert removed["Operations"] >= 2
+    assert manage.run("db purge", "--older-than", "-1").status == 2
+
+
+def test_a_nodes_new_name(manage: Manage) -> None:
+    ended = manage.run("backup update-host", "--from", "standalone", "--to", "other")
+    assert ended.status == 2
+    assert "standalone is up" in ended.err
+    assert manage.json("backup update-host", "--from", "gone", "--to", "other") == [
+        {"Backups": 0, "Operations": 0, "Left To Undo": 0}
+    ]
 
 
 def test_quotas(manage: Manage, service: Standalone) -> None:

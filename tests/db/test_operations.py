@@ -26,6 +26,8 @@ from tests.db.builders import (
 
 S = 1_000_000
 
+pytestmark = pytest.mark.every_database
+
 
 def claim(database: Database, operation_id: str, *, lease_s: float = 60) -> Operation:
     with database.writer() as session:
@@ -147,6 +149,166 @@ def test_claimable_is_oldest_first_and_only_what_is_due_by_the_databases_clock(
         assert ids(operations.claimable(session)) == [waiting, early, late]
 
 
+def queue(database: Database, project_id: str, count: int = 1, **changes: object) -> list[str]:
+    return [
+        database.write(
+            lambda session: operations.create(
+                session, new_operation(project_id=project_id, **changes)
+            )
+        ).id
+        for _ in range(count)
+    ]
+
+
+def claim_next(database: Database) -> Operation:
+    with database.reader() as session:
+        return claim(database, operations.claimable(session)[0].id)
+
+
+@pytest.mark.parametrize("each_ends", [True, False], ids=["one at a time", "all at once"])
+def test_a_project_that_queued_much_does_not_keep_another_one_waiting(
+    database: Database, each_ends: bool
+) -> None:
+    queue(database, "a", 100)
+    queue(database, "b")
+    claimed: list[str] = []
+    for _ in range(6):
+        held = claim_next(database)
+        claimed.append(held.project_id)
+        if each_ends:
+            with database.writer() as session:
+                operations.transition(session, held, OperationEvent.FINISH)
+    assert "b" in claimed[:2]
+    assert claimed.count("a") == 5
+
+
+def test_among_projects_that_wait_turns_are_taken(database: Database) -> None:
+    for project_id in ("a", "b", "c"):
+        queue(database, project_id, 3)
+    claimed = []
+    for _ in range(9):
+        held = claim_next(database)
+        claimed.append(held.project_id)
+        with database.writer() as session:
+            operations.transition(session, held, OperationEvent.FINISH)
+    assert [sorted(claimed[start : start + 3]) for start in (0, 3, 6)] == [["a", "b", "c"]] * 3
+
+
+def test_many_nodes_find_enough_of_one_project(database: Database) -> None:
+    """Those that were not quick enough for the first one need not wait for the next poll."""
+    made = queue(database, "a", 12)
+    with database.reader() as session:
+        found = ids(operations.claimable(session, limit=10))
+    assert len(found) == 10
+    assert set(found) <= set(made)
+
+
+def test_claimable_by_kind_and_zone(database: Database) -> None:
+    (create,) = queue(database, "a", availability_zone="az-1")
+    (restore,) = queue(database, "a", kind=OperationKind.RESTORE, availability_zone="az-2")
+    (delete,) = queue(database, "a", kind=OperationKind.DELETE)
+    with database.reader() as session:
+
+        def found(**wanted: object) -> set[str]:
+            return set(ids(operations.claimable(session, **wanted)))  # type: ignore[arg-type]
+
+        assert found() == {create, restore, delete}
+        assert found(kinds=[OperationKind.RESTORE, OperationKind.DELETE]) == {restore, delete}
+        assert found(kinds=[]) == set()
+        assert found(zone="az-1") == {create, delete}
+        assert found(zone="az-2", kinds=[OperationKind.RESTORE]) == {restore}
+
+
+# --- who may be taken over ------------------------------------------------------------------------
+
+
+def test_expired_are_other_hosts_whose_lease_has_ended_by_the_databases_clock(
+    database: Database, clock: FakeClock
+) -> None:
+    with database.writer() as session:
+
+        def running(host: str, left_s: int, status: str = "running") -> str:
+            lease_until_us = NOON_US + left_s * S
+            return put_operation(session, status=status, host=host, lease_until_us=lease_until_us)
+
+        second, first = running("node-2", 20), running("node-3", 10)
+        running("node-1", 5)
+        running("node-2", 0, "done")
+        put_operation(session, status="queued", host="node-2")
+    with database.reader() as session:
+        assert operations.expired(session, "node-1") == []
+    clock.advance(20)
+    with database.reader() as session:
+        assert ids(operations.expired(session, "node-1")) == [first, second]
+        assert ids(operations.expired(session, "node-1", limit=1)) == [first]
+
+
+def test_a_lease_that_was_renewed_at_the_last_moment_holds(
+    database: Database, clock: FakeClock
+) -> None:
+    """Between the look of the one that would take over and its UPDATE; the epoch is the same."""
+    (queued,) = queue(database, "a")
+    held = claim(database, queued, lease_s=10)
+    clock.advance(11)
+    with database.reader() as session:
+        (seen,) = operations.expired(session, "node-2")
+    database.write(lambda session: operations.renew(session, held, lease_s=10))
+    before = committed(database)
+    with pytest.raises(exception.StaleRow), database.writer() as session:
+        operations.take(session, seen, OperationEvent.TAKE_OVER, host="node-2", lease_s=10)
+    assert committed(database) == before
+
+
+def test_what_a_host_held_itself_it_takes_over_whatever_its_lease(database: Database) -> None:
+    (queued,) = queue(database, "a")
+    held = claim(database, queued)
+    with database.writer() as session:
+        taken = operations.take(session, held, OperationEvent.TAKE_OVER, host="node-1", lease_s=10)
+    assert taken.epoch == 2
+
+
+# --- for operators --------------------------------------------------------------------------------
+
+
+def test_find(database: Database, clock: FakeClock) -> None:
+    made = []
+    for number, status in enumerate(["queued", "running", "running", "done"]):
+        clock.now_us = NOON_US + number * S
+        with database.writer() as session:
+            made.append(
+                put_operation(
+                    session,
+                    status=status,
+                    host=f"node-{number}",
+                    project_id=f"project-{number % 2}",
+                    created_at_us=clock.now_us,
+                )
+            )
+    queued, running, other, done = made
+    active = [OperationStatus.QUEUED, OperationStatus.RUNNING]
+    with database.reader() as session:
+        assert ids(operations.find(session, statuses=active)) == [other, running, queued]
+        assert ids(operations.find(session, statuses=active, limit=1)) == [other]
+        assert ids(operations.find(session, statuses=active, host="node-1")) == [running]
+        assert ids(operations.find(session, statuses=active, project_id="project-0")) == [
+            *(other, queued)
+        ]
+        assert ids(operations.find(session, statuses=[OperationStatus.DONE])) == [done]
+
+
+def test_a_node_gets_another_name(database: Database) -> None:
+    with database.writer() as session:
+        moved = [
+            put_operation(session, status=status, host="old") for status in ("queued", "running")
+        ]
+        past = put_operation(session, status="done", host="old")
+        other = put_operation(session, status="running", host="node-2")
+    assert database.write(lambda session: operations.move_host(session, "old", "new")) == 2
+    assert [reload(database, one).host for one in (*moved, past, other)] == [
+        *("new", "new", "old", "node-2")
+    ]
+
+
 def test_leftovers_are_the_running_ones_of_this_host_that_nobody_here_knows(
     database: Database,
 ) -> None:
@@ -225,9 +387,7 @@ def test_an_expired_lease_that_nobody_took_may_still_be_renewed(
     assert reload(database, made.id).lease_until_us == NOON_US + 3660 * S
 
 
-def test_taking_over_forgets_the_worker_and_keeps_the_work(
-    database: Database, clock: FakeClock
-) -> None:
+def test_taking_over_keeps_the_work_and_who_did_it(database: Database, clock: FakeClock) -> None:
     made = database.write(lambda session: operations.create(session, new_operation()))
     held = claim(database, made.id)
     counters = Counters(files=3, bytes=1 << 40)
@@ -254,7 +414,8 @@ def test_taking_over_forgets_the_worker_and_keeps_the_work(
     assert (taken.host, taken.epoch, taken.attempts) == ("node-2", 2, 2)
     assert taken.lease_until_us == NOON_US + 130 * S
     assert taken.started_at_us == held.started_at_us
-    assert (taken.phase, taken.worker_pid, taken.worker_started) == (None, None, None)
+    assert taken.phase is None
+    assert (taken.worker_pid, taken.worker_started) == (4711, "boot/123")
     # What was done to the share is not forgotten with the one who did it.
     assert taken.share_written
     assert (taken.counters, taken.progress) == (counters, 40)
@@ -352,7 +513,7 @@ def test_a_cancel_outlives_the_holder_that_did_not_see_it(database: Database, ev
         if event == "retry":
             operations.transition(session, held, OperationEvent.RETRY)
         else:
-            operations.take(session, held, OperationEvent.TAKE_OVER, host="node-2", lease_s=60)
+            operations.take(session, held, OperationEvent.TAKE_OVER, host="node-1", lease_s=60)
     found = reload(database, made.id)
     assert found.cancel_requested
     assert found.then_delete

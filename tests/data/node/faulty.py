@@ -144,9 +144,9 @@ class Runner:
         run_command(argv)
 
 
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    """Look again and again until it holds; fails after :data:`LIMIT_S`."""
-    end = time.monotonic() + LIMIT_S
+def wait_for(condition: Callable[[], Any], what: str, *, limit_s: float = LIMIT_S) -> None:
+    """Look again and again until it holds; fails after ``limit_s``."""
+    end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"did not happen: {what}"
         threading.Event().wait(0.01)

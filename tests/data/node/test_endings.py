@@ -314,7 +314,7 @@ def test_who_was_overtaken_ends_nothing(
     held = claim(database, queue(database, kind))
     database.write(
         lambda session: operations.take(
-            session, held, OperationEvent.TAKE_OVER, host="node-b", lease_s=60
+            session, held, OperationEvent.TAKE_OVER, host=held.host or "", lease_s=60
         )
     )
     before = committed(database)

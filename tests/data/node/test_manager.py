@@ -13,7 +13,7 @@ from oslo_db import exception as db_exc
 from sqlalchemy.orm import Session
 
 from manila_backup.data.holder import Stop
-from manila_backup.data.manager import SAFETY, DataManager
+from manila_backup.data.manager import BINARY, SAFETY, DataManager
 from manila_backup.data.node import Node
 from manila_backup.db import operations, services
 from manila_backup.db.engine import Database
@@ -299,12 +299,48 @@ def test_a_stopped_node_gives_its_operations_to_another(world: World) -> None:
         world.workers.meet("backup")
     assert world.operation(queued).status is QUEUED
     assert world.mounts() == []
-    with started(DataManager(world.node("node-b"))):
+    with started(DataManager(world.node("node-b", address="192.0.2.8"))):
         wait_for(lambda: world.operation(queued).status is DONE, "the end")
     ended = world.operation(queued)
     assert (ended.host, ended.epoch) == ("node-b", 2)
     assert world.epochs(queued.backup_id) == {2: True}
     world.assert_nothing_is_left(queued.share_id)
+
+
+def test_a_node_with_another_nodes_address_takes_no_work(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Access rules could not tell the two apart."""
+    (queued,) = queue_some(world, 1)
+    jobs = Jobs()
+    DataManager(world.node()).heartbeat()
+    other = DataManager(world.node("node-b"), run_job=jobs)
+    other.heartbeat()
+    other.poll()
+    other.stop()
+    assert jobs.begun == []
+    assert "Node node-a has this node's address" in caplog.text
+    assert world.operation(queued).status is QUEUED
+
+
+def test_a_disabled_node_takes_no_work(world: World) -> None:
+    (queued,) = queue_some(world, 1)
+    jobs = Jobs()
+    manager = DataManager(world.node(), run_job=jobs)
+    manager.heartbeat()
+
+    def set_disabled(reason: str | None) -> None:
+        world.database.write(
+            lambda session: services.set_disabled(session, "node-a", BINARY, reason=reason)
+        )
+
+    set_disabled("repair")
+    manager.poll()
+    assert jobs.begun == []
+    set_disabled(None)
+    manager.poll()
+    wait_for(lambda: jobs.ids() == [queued.id], "the job")
+    manager.stop()
 
 
 def test_a_stopped_node_claims_nothing_more(world: World) -> None:

@@ -148,7 +148,7 @@ def test_cancel_is_honoured(store: Path, worker_faults: WorkerFaults) -> None:
     watch = Watch()
     with pytest.raises(exception.Cancelled):
         # The worker stops by itself, or this would take an hour.
-        run(task(store, "discard", REF), watch, stop, grace_s=3600.0)
+        run(task(store, "discard", REF), watch, stop, grace_s=lambda: 3600.0)
     canceller.join()
     watch.assert_nobody_is_left()
 
@@ -160,7 +160,23 @@ def test_a_worker_that_ignores_cancel_is_killed(store: Path, worker_faults: Work
     canceller.start()
     watch = Watch()
     with pytest.raises(exception.Cancelled):
-        run(task(store, "discard", REF), watch, stop, grace_s=0.2)
+        run(task(store, "discard", REF), watch, stop, grace_s=lambda: 0.2)
+    canceller.join()
+    watch.assert_nobody_is_left()
+
+
+def test_a_worker_is_killed_at_once_when_the_patience_ends(
+    store: Path, worker_faults: WorkerFaults
+) -> None:
+    """The lease is about to go while the worker is given time to end in order."""
+    worker_faults.lay("discard", "hang")
+    stop = threading.Event()
+    canceller = threading.Thread(target=_set_when_met, args=(worker_faults, stop))
+    canceller.start()
+    watch, patience_s = Watch(), [3600.0]
+    threading.Timer(1.0, lambda: patience_s.__setitem__(0, 0.0)).start()
+    with pytest.raises(exception.Cancelled):
+        run(task(store, "discard", REF), watch, stop, grace_s=lambda: patience_s[0])
     canceller.join()
     watch.assert_nobody_is_left()
 
@@ -308,10 +324,20 @@ def test_the_whole_group_is_killed(group: subprocess.Popen[bytes]) -> None:
 def test_a_reused_pid_is_left_alone(group: subprocess.Popen[bytes], reused: str) -> None:
     identity = ProcessId.of(group.pid)
     assert identity is not None
-    boot, _, started = identity.started.partition("/")
-    other = f"{boot}/{int(started) - 1}" if reused == "in this boot" else f"another/{started}"
+    here, _, started = identity.started.rpartition("/")
+    other = f"{here}/{int(started) - 1}" if reused == "in this boot" else f"another/1/{started}"
     assert kill_group(ProcessId(pid=group.pid, started=other))
     assert len(session_members(group.pid)) == 2
+
+
+def test_who_would_be_seen_here(group: subprocess.Popen[bytes]) -> None:
+    """Not a process of another machine, of a former boot, or of another container."""
+    identity = ProcessId.of(group.pid)
+    assert identity is not None
+    assert identity.is_within_sight
+    boot, namespace, started = identity.started.split("/")
+    for elsewhere in (f"another/{namespace}/{started}", f"{boot}/1/{started}"):
+        assert not ProcessId(pid=group.pid, started=elsewhere).is_within_sight
 
 
 def test_a_process_is_recognised_by_its_start(group: subprocess.Popen[bytes]) -> None:

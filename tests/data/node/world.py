@@ -70,10 +70,13 @@ class World:
             driver=DRIVER,
             backup_mount=Mount(proto=self._proto, export=str(self.backup_share)),
             max_operations=2,
+            max_by_kind={},
+            own_zone_only=False,
             parallelism=Parallelism(),
             max_attempts=3,
             retry_delay_s=0.0,
             lease_s=3600.0,
+            takeover_grace_s=0.0,
             poll_interval_s=3600.0,
             reaper_interval_s=3600.0,
             refuse_shares_with_snapshots=True,
@@ -194,11 +197,16 @@ class World:
             OperationStatus.QUEUED: OperationEvent.CLAIM,
             OperationStatus.RUNNING: OperationEvent.TAKE_OVER,
         }[seen.status]
-        return self.database.write(
-            lambda session: operations.take(
+
+        def take(session: Session) -> Operation:
+            if event is OperationEvent.TAKE_OVER and seen.host != settings.host:
+                # Whose lease has ended meanwhile.
+                operations.renew(session, seen, lease_s=0)
+            return operations.take(
                 session, seen, event, host=settings.host, lease_s=settings.lease_s
             )
-        )
+
+        return self.database.write(take)
 
     def work(
         self, queued: Operation, node: Node | None = None, stop: Stop | None = None
