@@ -283,8 +283,7 @@ def test_a_restore_is_the_one_of_one_process(run: Run, kind: str, way: tuple[int
         watch = Watch()
         options = CopyOptions(delete=True, processes=count, threads=threads)
         results.append(restore(run, options, watch=watch))
-        # There are no more than some twenty large files.
-        assert watch.most == (count if count > 1 and kind != "large" else 0)
+        assert watch.most == (count if count > 1 else 0)
         assert_same(str(run.source), str(run.target))
     assert results[0] == results[1]
 
