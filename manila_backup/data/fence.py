@@ -46,6 +46,14 @@ def fence_off(node: Node, held: Operation, own: Iterable[Intent], stop: Stop) ->
     """
     if held.kind is not OperationKind.RESTORE or not held.share_written:
         return
+    worker = recorded_worker(held)
+    if worker is not None and worker.is_within_sight:
+        # Those before it were fenced off before it began.
+        if kill_group(worker):
+            return
+        raise exception.TransientError(
+            reason=f"worker {worker.pid} hangs and may still write to the share"
+        )
     host = node.settings.host
     grants = [
         intent
@@ -54,13 +62,6 @@ def fence_off(node: Node, held: Operation, own: Iterable[Intent], stop: Stop) ->
     ]
     if not grants:
         return
-    worker = recorded_worker(held)
-    if worker is not None and worker.is_within_sight:
-        if kill_group(worker):
-            return
-        raise exception.TransientError(
-            reason=f"worker {worker.pid} of {grants[0].host} hangs and may still write"
-        )
     for intent in grants:
         grant = grant_of(intent)
         if not grant.ours:
