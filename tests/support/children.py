@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The child processes of this process."""
+"""The child processes of this process that belong to the test.
+
+A server that a fixture of the whole session started is a child, too, of whichever test came first
+with it: no other test may count it, and none may kill it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+
+
+LASTING: set[int] = set()
+"""Pids of servers that outlive a test. Who starts one enters it and takes it out when it ends."""
 
 
 def children() -> set[int]:
@@ -13,4 +21,4 @@ def children() -> set[int]:
     for listing in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):  # the thread has ended meanwhile
             found |= {int(pid) for pid in listing.read_text().split()}
-    return found
+    return found - LASTING

@@ -7,6 +7,7 @@ They do not wait for the disk: a test that is about durability starts one of its
 
 from __future__ import annotations
 
+import abc
 import os
 import pwd
 import shutil
@@ -21,6 +22,7 @@ from types import TracebackType
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from tests.support.children import LASTING
 from tests.support.ports import free_port
 
 START_S = 60
@@ -32,7 +34,7 @@ class MissingServer(Exception):
     """The programs are not installed."""
 
 
-class DatabaseServer:
+class DatabaseServer(abc.ABC):
     """A context manager; ``url`` leads to an empty database in it, with SQLAlchemy."""
 
     def __init__(self) -> None:
@@ -41,8 +43,8 @@ class DatabaseServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def url(self) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def url(self) -> str: ...
 
     def __enter__(self) -> DatabaseServer:
         try:
@@ -74,6 +76,7 @@ class DatabaseServer:
             self._process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        LASTING.add(self._process.pid)
         until_s = time.monotonic() + START_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until_s:
@@ -91,6 +94,7 @@ class DatabaseServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        LASTING.discard(process.pid)
 
     _stop_signal = signal.SIGTERM
 
@@ -118,17 +122,17 @@ class DatabaseServer:
     # --- what they differ in ----------------------------------------------------------------------
 
     @property
-    def _maintenance_url(self) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _maintenance_url(self) -> str: ...
 
-    def _prepare(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _prepare(self) -> None: ...
 
-    def _command(self) -> Sequence[str | Path]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _command(self) -> Sequence[str | Path]: ...
 
-    def _create(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _create(self) -> None: ...
 
 
 class MariaDb(DatabaseServer):
