@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-
 LASTING: set[int] = set()
 """Pids of servers that outlive a test. Who starts one enters it and takes it out when it ends."""
 

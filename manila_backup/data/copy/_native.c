@@ -30,6 +30,7 @@
 #define XATTR_BYTES (64 << 10)
 #define USUAL_BYTES 512 /* the kernel takes, and clears, as much memory as it is offered */
 #define ONE_BLOCK 4096
+#define HOLE_BYTES 512 /* no file system has smaller holes */
 #define NS_PER_S 1000000000LL
 #define LISTED_BYTES (32 << 10)
 #define KINDS 3
@@ -41,6 +42,7 @@
 #endif
 
 static const char ACCESS_ACL[] = "system.posix_acl_access";
+static const char *const ACLS[] = {ACCESS_ACL, "system.posix_acl_default", "system.nfs4_acl"};
 
 /* --- opening ----------------------------------------------------------------------------------- */
 
@@ -119,7 +121,7 @@ struct taken {
     struct stat info;
     int64_t mtime_ns, ctime_ns;
     char *content;
-    char *xattrs; /* records of two lengths, a name and a value */
+    char *xattrs; /* records of two lengths, a name with its NUL and a value */
     size_t xattrs_bytes;
 };
 
@@ -169,7 +171,7 @@ static bool collect_xattrs(int fd, struct room *room, size_t *used)
         length = strlen(name);
         if (!strcmp(name, "trusted.SGI_ACL_FILE") || !strcmp(name, "trusted.SGI_ACL_DEFAULT"))
             continue; /* XFS shows root its ACLs twice */
-        size_t head = *used + sizeof(struct lengths) + length;
+        size_t head = *used + sizeof(struct lengths) + length + 1;
         if (head >= XATTR_BYTES) /* with no room at all the kernel would answer a length only */
             return false;
         ssize_t got = get_xattr(fd, name, room->records + head, XATTR_BYTES - head);
@@ -179,7 +181,7 @@ static bool collect_xattrs(int fd, struct room *room, size_t *used)
             return false;
         struct lengths lengths = {.name = (uint32_t)length, .value = (uint32_t)got};
         memcpy(room->records + *used, &lengths, sizeof lengths);
-        memcpy(room->records + *used + sizeof lengths, name, length);
+        memcpy(room->records + *used + sizeof lengths, name, length + 1);
         *used = head + (size_t)got;
     }
     return true;
@@ -207,15 +209,39 @@ static bool read_content(int fd, struct taken *file)
     return file->content && pread(fd, file->content, size + 1, 0) == (ssize_t)size;
 }
 
-/* A file of at most one page all of whose blocks are there needs no request to prove it; but
- * blocks that attributes have taken count too. */
+/* Fewer blocks than its size needs: then it is known before anything is read. */
+static bool lacks_blocks(int fd, const struct taken *file)
+{
+    off_t size = file->info.st_size;
+    return file->info.st_blocks * 512 < size && lseek(fd, 0, SEEK_HOLE) < size;
+}
+
+static bool is_zero(const char *data, size_t size)
+{
+    return !data[0] && !memcmp(data, data + 1, size - 1);
+}
+
+static bool has_zeros(const struct taken *file)
+{
+    size_t size = (size_t)file->info.st_size;
+    for (size_t at = 0; at < size; at += HOLE_BYTES)
+        if (is_zero(file->content + at, size - at < HOLE_BYTES ? size - at : HOLE_BYTES))
+            return true;
+    return false;
+}
+
+/* A hole reads as zeros, so what has none needs no request to prove that there is no hole. Nor does
+ * a file of at most one page all of whose blocks are there; but blocks that attributes have taken
+ * count too. Blocks that were never written are no hole any more while what was read of them is
+ * cached. */
 static bool has_hole(int fd, const struct taken *file)
 {
     off_t size = file->info.st_size;
-    if (!size)
+    if (!size || (size <= ONE_BLOCK && !file->xattrs_bytes && file->info.st_blocks * 512 >= size))
         return false;
-    if (size <= ONE_BLOCK && !file->xattrs_bytes && file->info.st_blocks * 512 >= size)
+    if (!has_zeros(file))
         return false;
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     return lseek(fd, 0, SEEK_HOLE) < size;
 }
 
@@ -240,9 +266,8 @@ static bool take_opened(int fd, struct room *room, struct taken *file)
         return false;
     if (!in_ns(info->st_mtim, &file->mtime_ns) || !in_ns(info->st_ctim, &file->ctime_ns))
         return false;
-    /* Blocks that were never written are no hole any more once they are read. */
-    return read_xattrs(fd, room, file) && !has_hole(fd, file) && read_content(fd, file) &&
-           unchanged(fd, info);
+    return !lacks_blocks(fd, file) && read_xattrs(fd, room, file) && read_content(fd, file) &&
+           !has_hole(fd, file) && unchanged(fd, info);
 }
 
 static void drop(struct taken *file)
@@ -250,10 +275,12 @@ static void drop(struct taken *file)
     free(file->content);
     free(file->xattrs);
     file->content = file->xattrs = NULL;
+    file->xattrs_bytes = 0;
 }
 
 static void take(int dir_fd, const char *name, struct room *room, struct taken *file)
 {
+    *file = (struct taken){.whole = false};
     int fd = name ? open_here(dir_fd, name) : -1;
     if (fd < 0)
         return;
@@ -261,6 +288,12 @@ static void take(int dir_fd, const char *name, struct room *room, struct taken *
     close(fd); /* nothing was written */
     if (!file->whole)
         drop(file);
+}
+
+static Py_ssize_t held_bytes(const struct taken *file)
+{
+    Py_ssize_t content = file->content ? (Py_ssize_t)file->info.st_size : 0;
+    return content + (Py_ssize_t)file->xattrs_bytes;
 }
 
 /* --- reading, the Python side ------------------------------------------------------------------ */
@@ -276,7 +309,7 @@ static PyObject *xattrs_object(const struct taken *file)
         memcpy(&lengths, at, sizeof lengths);
         at += sizeof lengths;
         PyObject *name = PyBytes_FromStringAndSize(at, lengths.name);
-        at += lengths.name;
+        at += lengths.name + 1;
         PyObject *value = PyBytes_FromStringAndSize(at, lengths.value);
         at += lengths.value;
         if (!name || !value || PyDict_SetItem(found, name, value) != 0)
@@ -303,7 +336,7 @@ static PyObject *taken_object(PyTypeObject *kind, const struct taken *file)
         PyLong_FromLongLong(file->ctime_ns),
         PyLong_FromUnsignedLongLong(info->st_ino),
         xattrs_object(file),
-        PyBytes_FromStringAndSize(file->content, info->st_size),
+        PyBytes_FromStringAndSize(file->content, file->content ? info->st_size : 0),
     };
     bool complete = true;
     for (int i = 0; i < FIELDS_READ; i++) {
@@ -360,6 +393,29 @@ static bool check_slice(PyObject *sequence)
     return false;
 }
 
+/* Also what the kernel is to read of them, NULL if it is to read nothing; -1: an error is set. */
+static Py_ssize_t hold_names(PyObject *names, PyObject **held, const char **texts)
+{
+    Py_ssize_t count = hold(names, held);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!PyBytes_Check(held[i])) {
+            let_go(held, count);
+            PyErr_SetString(PyExc_TypeError, "names are bytes");
+            return -1;
+        }
+        texts[i] = component(held[i]);
+    }
+    return count;
+}
+
+static bool is_tuple_type(PyTypeObject *kind)
+{
+    if (PyType_IsSubtype(kind, &PyTuple_Type))
+        return true;
+    PyErr_SetString(PyExc_TypeError, "a subclass of tuple is needed");
+    return false;
+}
+
 static PyObject *native_read(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -369,34 +425,19 @@ static PyObject *native_read(PyObject *module, PyObject *args)
     Py_ssize_t budget;
     if (!PyArg_ParseTuple(args, "O!iOn", &PyType_Type, &kind, &dir_fd, &names, &budget))
         return NULL;
-    if (!PyType_IsSubtype(kind, &PyTuple_Type)) {
-        PyErr_SetString(PyExc_TypeError, "a subclass of tuple is needed");
-        return NULL;
-    }
-    if (!check_slice(names))
+    if (!is_tuple_type(kind) || !check_slice(names))
         return NULL;
     const char *texts[SLICE];
-    Py_ssize_t count = hold(names, held);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (!PyBytes_Check(held[i])) {
-            let_go(held, count);
-            PyErr_SetString(PyExc_TypeError, "names are bytes");
-            return NULL;
-        }
-        texts[i] = component(held[i]);
-    }
+    Py_ssize_t count = hold_names(names, held, texts);
+    if (count < 0)
+        return NULL;
     struct taken files[SLICE];
     Py_ssize_t done = 0;
     Py_BEGIN_ALLOW_THREADS
     struct room room;
     while (done < count && (budget > 0 || !done)) {
-        struct taken *file = &files[done];
-        file->whole = false;
-        file->content = file->xattrs = NULL;
-        file->xattrs_bytes = 0;
-        take(dir_fd, texts[done], &room, file);
-        if (file->whole)
-            budget -= (Py_ssize_t)file->info.st_size + (Py_ssize_t)file->xattrs_bytes;
+        take(dir_fd, texts[done], &room, &files[done]);
+        budget -= held_bytes(&files[done]);
         done++;
     }
     Py_END_ALLOW_THREADS
@@ -568,29 +609,45 @@ static bool put(int dir_fd, const struct item *item, struct habits *habits)
     return good;
 }
 
+static bool is_acl(const char *name)
+{
+    for (size_t i = 0; i < sizeof ACLS / sizeof *ACLS; i++)
+        if (!strcmp(name, ACLS[i]))
+            return true;
+    return false;
+}
+
+static void give(struct item *item, struct xattr *xattr, const char *name, const char *value,
+                 size_t size)
+{
+    *xattr = (struct xattr){.name = name, .value = value, .size = size, .is_acl = is_acl(name)};
+    *(xattr->is_acl ? &item->has_acl : &item->has_plain) = true;
+}
+
+static struct timespec timespec_of(int64_t time_ns)
+{
+    int64_t ns = time_ns % NS_PER_S;
+    return (struct timespec){.tv_sec = (time_t)(time_ns / NS_PER_S - (ns < 0)),
+                             .tv_nsec = (long)(ns < 0 ? ns + NS_PER_S : ns)};
+}
+
 /* --- writing, the Python side ------------------------------------------------------------------ */
 
-static bool parse_xattr(PyObject *pair, PyObject *acls, struct item *item, struct xattr *xattr)
+static bool parse_xattr(PyObject *pair, struct item *item, struct xattr *xattr)
 {
     PyObject *name = PyTuple_GET_ITEM(pair, 0), *value = PyTuple_GET_ITEM(pair, 1);
     if (!PyBytes_Check(name) || !PyBytes_Check(value)) {
         PyErr_SetString(PyExc_TypeError, "names and values of xattrs are bytes");
         return false;
     }
-    int is_acl = PySequence_Contains(acls, name);
-    if (is_acl < 0)
-        return false;
-    xattr->name = PyBytes_AS_STRING(name);
-    xattr->value = PyBytes_AS_STRING(value);
-    xattr->size = (size_t)PyBytes_GET_SIZE(value);
-    xattr->is_acl = is_acl;
-    *(is_acl ? &item->has_acl : &item->has_plain) = true;
+    give(item, xattr, PyBytes_AS_STRING(name), PyBytes_AS_STRING(value),
+         (size_t)PyBytes_GET_SIZE(value));
     if (strlen(xattr->name) != (size_t)PyBytes_GET_SIZE(name))
         item->usable = false;
     return true;
 }
 
-static bool parse_xattrs(PyObject *xattrs, PyObject *acls, struct item *item)
+static bool parse_xattrs(PyObject *xattrs, struct item *item)
 {
     if (xattrs == Py_None)
         return true;
@@ -611,7 +668,7 @@ static bool parse_xattrs(PyObject *xattrs, PyObject *acls, struct item *item)
             PyErr_SetString(PyExc_TypeError, "xattrs are a mapping");
             return false;
         }
-        if (!parse_xattr(pair, acls, item, &item->xattrs[item->xattr_count]))
+        if (!parse_xattr(pair, item, &item->xattrs[item->xattr_count]))
             return false;
     }
     return true;
@@ -641,13 +698,11 @@ static bool parse_numbers(PyObject *given, struct item *item)
     item->mode = (mode_t)mode;
     item->uid = (uid_t)uid;
     item->gid = (gid_t)gid;
-    long long ns = mtime_ns % NS_PER_S;
-    item->mtime.tv_sec = (time_t)(mtime_ns / NS_PER_S - (ns < 0));
-    item->mtime.tv_nsec = (long)(ns < 0 ? ns + NS_PER_S : ns);
+    item->mtime = timespec_of(mtime_ns);
     return true;
 }
 
-static bool parse(PyObject *given, PyObject *acls, struct item *item)
+static bool parse(PyObject *given, struct item *item)
 {
     if (!PyTuple_Check(given) || PyTuple_GET_SIZE(given) != FIELDS_WRITTEN ||
         !PyBytes_Check(PyTuple_GET_ITEM(given, 0)) || !PyBytes_Check(PyTuple_GET_ITEM(given, 1))) {
@@ -658,7 +713,7 @@ static bool parse(PyObject *given, PyObject *acls, struct item *item)
     item->usable = item->name != NULL;
     item->content = PyBytes_AS_STRING(PyTuple_GET_ITEM(given, 1));
     item->size = (size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM(given, 1));
-    return parse_numbers(given, item) && parse_xattrs(PyTuple_GET_ITEM(given, 6), acls, item);
+    return parse_numbers(given, item) && parse_xattrs(PyTuple_GET_ITEM(given, 6), item);
 }
 
 static PyObject *put_all(int dir_fd, struct item *items, Py_ssize_t count, struct habits *habits)
@@ -678,10 +733,9 @@ static PyObject *native_write(PyObject *module, PyObject *args)
 {
     (void)module;
     int dir_fd, strips_acl;
-    PyObject *given, *acls, *held[SLICE];
+    PyObject *given, *held[SLICE];
     unsigned int uid, gid;
-    if (!PyArg_ParseTuple(args, "iOIIpO!", &dir_fd, &given, &uid, &gid, &strips_acl,
-                          &PyFrozenSet_Type, &acls) ||
+    if (!PyArg_ParseTuple(args, "iO(IIp)", &dir_fd, &given, &uid, &gid, &strips_acl) ||
         !check_slice(given))
         return NULL;
     struct habits habits = {.uid = uid, .gid = gid, .strips_acl = strips_acl};
@@ -690,7 +744,7 @@ static PyObject *native_write(PyObject *module, PyObject *args)
     Py_ssize_t count = hold(given, held);
     bool parsed = true;
     for (Py_ssize_t i = 0; parsed && i < count; i++)
-        parsed = parse(held[i], acls, &items[i]);
+        parsed = parse(held[i], &items[i]);
     PyObject *answer = parsed ? put_all(dir_fd, items, count, &habits) : NULL;
     for (Py_ssize_t i = 0; i < count; i++) {
         free(items[i].xattrs);
@@ -698,6 +752,97 @@ static PyObject *native_write(PyObject *module, PyObject *args)
     }
     let_go(held, count);
     return answer;
+}
+
+/* --- copying ----------------------------------------------------------------------------------- */
+
+/* What small.Wish has. */
+struct wish {
+    unsigned int mask, need;
+    int replace, keep;
+};
+
+/* The new file that is to be like the one that was read, which goes on holding what it points to. */
+static bool item_of(const struct taken *file, const char *name, const struct wish *wish,
+                    struct item *item)
+{
+    const struct stat *info = &file->info;
+    *item = (struct item){.usable = true,
+                          .name = name,
+                          .content = file->content,
+                          .size = (size_t)info->st_size,
+                          .mode = info->st_mode & 07777 & wish->mask,
+                          .uid = info->st_uid,
+                          .gid = info->st_gid,
+                          .mtime = info->st_mtim};
+    if (!file->xattrs_bytes)
+        return true;
+    item->xattrs = calloc(file->xattrs_bytes / sizeof(struct lengths), sizeof *item->xattrs);
+    if (!item->xattrs)
+        return false;
+    const char *end = file->xattrs + file->xattrs_bytes;
+    for (const char *at = file->xattrs; at < end;) {
+        struct lengths lengths;
+        memcpy(&lengths, at, sizeof lengths);
+        const char *text = at + sizeof lengths, *value = text + lengths.name + 1;
+        give(item, &item->xattrs[item->xattr_count++], text, value, lengths.value);
+        at = value + lengths.value;
+    }
+    return true;
+}
+
+/* Make in the target what was read. What is there is replaced, if that takes no more than an
+ * unlink. */
+static bool make_like(int target_fd, const struct taken *file, const char *name,
+                      const struct wish *wish, struct habits *habits)
+{
+    struct item item;
+    if (wish->replace)
+        unlinkat(target_fd, name, 0);
+    bool good = item_of(file, name, wish, &item) && put(target_fd, &item, habits);
+    free(item.xattrs);
+    return good;
+}
+
+static PyObject *native_copy(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyTypeObject *kind;
+    int source_fd, target_fd, strips_acl;
+    PyObject *names, *held[SLICE];
+    Py_ssize_t budget;
+    struct wish wish;
+    unsigned int uid, gid;
+    if (!PyArg_ParseTuple(args, "O!(ii)On(IIpp)(IIp)", &PyType_Type, &kind, &source_fd, &target_fd,
+                          &names, &budget, &wish.mask, &wish.need, &wish.replace, &wish.keep, &uid,
+                          &gid, &strips_acl))
+        return NULL;
+    if (!is_tuple_type(kind) || !check_slice(names))
+        return NULL;
+    const char *texts[SLICE];
+    Py_ssize_t count = hold_names(names, held, texts);
+    if (count < 0)
+        return NULL;
+    struct habits habits = {.uid = uid, .gid = gid, .strips_acl = strips_acl};
+    struct taken files[SLICE];
+    Py_ssize_t done = 0, unwritten = 0;
+    Py_BEGIN_ALLOW_THREADS
+    struct room room;
+    while (done < count && (budget > 0 || !done)) {
+        struct taken *file = &files[done];
+        take(source_fd, texts[done], &room, file);
+        bool wanted = file->whole && (file->info.st_mode & wish.need) == wish.need;
+        file->whole = wanted && make_like(target_fd, file, texts[done], &wish, &habits);
+        unwritten += wanted && !file->whole;
+        if (!file->whole || !wish.keep)
+            drop(file);
+        budget -= held_bytes(file);
+        done++;
+    }
+    Py_END_ALLOW_THREADS
+    let_go(held, count);
+    PyObject *answers = taken_list(kind, files, done);
+    return answers ? Py_BuildValue("(Nn)", answers, unwritten) : NULL;
 }
 
 /* --- listing ----------------------------------------------------------------------------------- */
@@ -779,7 +924,9 @@ static PyObject *native_names(PyObject *module, PyObject *args)
 static PyMethodDef methods[] = {
     {"read", native_read, METH_VARARGS, "read(kind, dir_fd, names, budget) -> list"},
     {"write", native_write, METH_VARARGS,
-     "write(dir_fd, items, uid, gid, strips_acl, acls) -> list"},
+     "write(dir_fd, items, habits) -> list"},
+    {"copy", native_copy, METH_VARARGS,
+     "copy(kind, fds, names, budget, wish, habits) -> (list, unwritten)"},
     {"names", native_names, METH_VARARGS,
      "names(dir_fd, kinds) -> list: the next portion, empty at the end"},
     {NULL, NULL, 0, NULL},

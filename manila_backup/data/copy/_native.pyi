@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GIL is released during the system calls. ``read`` and ``write`` take one slice of names each,
-and :mod:`manila_backup.data.copy.small`, their only caller, says what they do; more than SLICE
-names: ValueError. ``names`` is :mod:`~manila_backup.data.copy.sysio`'s.
+"""The GIL is released during the system calls. ``read``, ``write`` and ``copy`` take one slice of
+names each, and :mod:`manila_backup.data.copy.small`, their only caller, says what they do; more
+than SLICE names: ValueError. ``names`` is :mod:`~manila_backup.data.copy.sysio`'s.
 """
 
 from collections.abc import Mapping
@@ -24,15 +24,18 @@ def read(
 def write(
     dir_fd: int,
     items: list[_Item] | tuple[_Item, ...],
-    uid: int,
-    gid: int,
-    strips_acl: bool,
-    acls: frozenset[bytes],
+    habits: tuple[int, int, bool],
     /,
-) -> list[bool]:
-    """``uid`` and ``gid``: whose new files in this directory are likely to be. ``strips_acl``:
-    they inherit an ACL, which is to be removed. ``acls``: attributes that come after the mode."""
-
+) -> list[bool]: ...
+def copy(
+    kind: type[_Kind],
+    fds: tuple[int, int],
+    names: list[bytes] | tuple[bytes, ...],
+    budget: int,
+    wish: tuple[int, int, bool, bool],
+    habits: tuple[int, int, bool],
+    /,
+) -> tuple[list[_Kind | None], int]: ...
 def names(dir_fd: int, kinds: tuple[_Any, _Any, _Any], /) -> list[tuple[bytes, _Any]]:
     """The next portion of a directory's listing, empty at its end: names but for ``.`` and ``..``,
     each with the one of ``kinds`` (directory, regular file, anything else) that it is.

@@ -8,7 +8,7 @@ way does that file again and finds out what the matter is. No OSError is ever ra
 
 The calls for one file (in brackets: only if needed):
 
-- reading: openat2, fstat, listxattr [getxattr each] [lseek SEEK_HOLE], read, fstat, close;
+- reading: openat2, fstat, listxattr [getxattr each] read [lseek SEEK_HOLE], fstat, close;
 - writing: openat, write [fchown] [setxattr each] [fchmod] [ACLs], utimensat, fstat, close;
   and once per call of :meth:`SmallFiles.write` fstat and getxattr of the directory.
 
@@ -25,7 +25,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from manila_backup.data.copy.attributes import ACLS, DEFAULT_ACL
+from manila_backup.data.copy.attributes import DEFAULT_ACL
 from manila_backup.data.copy.sysio import SYSTEM, Files, is_native
 
 SMALL_BYTES = 256 << 10
@@ -41,7 +41,7 @@ SLICE = 16
 """Names between two looks at ``cancelled``."""
 
 LIST_BYTES = 16 << 10
-HEAD_BYTES = 8
+HEAD_BYTES = 9
 """How large a list of names the C twin can take, and what it keeps beside each name and value."""
 
 NO_XATTRS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -74,6 +74,26 @@ class NewFile(NamedTuple):
     gid: int
     mtime_ns: int
     xattrs: Mapping[bytes, bytes] | None
+
+
+class Wish(NamedTuple):
+    """How files are copied. Of the mode's bits (07777) the target has those in ``mask``; a file
+    that lacks one of ``need`` is not taken. ``replace``: what is at a name is unlinked before.
+    ``keep``: answer contents and attributes, too."""
+
+    mask: int
+    need: int
+    replace: bool
+    keep: bool
+
+
+class Habits(NamedTuple):
+    """Whose a new file in a directory will probably be, and whether it will inherit an ACL, which
+    is to be removed."""
+
+    uid: int
+    gid: int
+    strips_acl: bool
 
 
 class SmallFiles:
@@ -133,7 +153,7 @@ class SmallFiles:
         or what is there is not ours; nothing but its name may be wrong with it.
         """
         try:
-            uid, gid, strips_acl = self._habits(dir_fd)
+            habits = self._habits(dir_fd)
         except OSError:
             return [False] * len(items)
         done: list[bool] = []
@@ -141,11 +161,43 @@ class SmallFiles:
             if cancelled():
                 break
             part = items[start : start + SLICE]
-            done += self._slices.write(dir_fd, part, uid, gid, strips_acl)
+            done += self._slices.write(dir_fd, part, habits)
         return done
 
-    def _habits(self, dir_fd: int) -> tuple[int, int, bool]:
-        """Whose a new file will probably be, and whether it will inherit an ACL."""
+    def copy(
+        self,
+        fds: tuple[int, int],
+        names: Sequence[bytes],
+        wish: Wish,
+        cancelled: Cancelled,
+    ) -> tuple[list[SmallFile | None], int]:
+        """:meth:`read` from the first directory and :meth:`write` to the second in one.
+
+        Answers what was read of each file that is copied now, in order of the names, fewer as with
+        :meth:`read`; and how many were read but not written. Unless they are kept, contents are
+        answered as empty and attributes as None, and do not count for :data:`BATCH_BYTES`.
+        """
+        try:
+            habits = self._habits(fds[1])
+        except OSError:
+            return [None] * len(names), len(names)
+        found: list[SmallFile | None] = []
+        unwritten = 0
+        budget = BATCH_BYTES
+        for start in range(0, len(names), SLICE):
+            if cancelled():
+                break
+            part = names[start : start + SLICE]
+            taken, missed = self._slices.copy(fds, part, budget, wish, habits)
+            found += taken
+            unwritten += missed
+            if wish.keep:
+                budget -= sum(weight(file) for file in taken if file is not None)
+            if budget <= 0 or len(taken) < len(part):
+                break
+        return found, unwritten
+
+    def _habits(self, dir_fd: int) -> Habits:
         info = self._files.fstat(dir_fd)
         gid = info.st_gid if info.st_mode & stat.S_ISGID else os.getegid()
         try:
@@ -153,8 +205,8 @@ class SmallFiles:
         except OSError as error:
             if error.errno != errno.ENODATA and error.errno not in NO_XATTRS:
                 raise
-            return os.geteuid(), gid, False
-        return os.geteuid(), gid, True
+            return Habits(os.geteuid(), gid, strips_acl=False)
+        return Habits(os.geteuid(), gid, strips_acl=True)
 
 
 def weight(file: SmallFile) -> int:
@@ -170,9 +222,16 @@ class _Slices(Protocol):
 
     def read(self, dir_fd: int, names: Sequence[bytes], budget: int) -> list[SmallFile | None]: ...
 
-    def write(
-        self, dir_fd: int, items: Sequence[NewFile], uid: int, gid: int, strips_acl: bool
-    ) -> list[bool]: ...
+    def write(self, dir_fd: int, items: Sequence[NewFile], habits: Habits) -> list[bool]: ...
+
+    def copy(
+        self,
+        fds: tuple[int, int],
+        names: Sequence[bytes],
+        budget: int,
+        wish: Wish,
+        habits: Habits,
+    ) -> tuple[list[SmallFile | None], int]: ...
 
 
 class _NativeSlices:
@@ -185,14 +244,23 @@ class _NativeSlices:
             raise ImportError("_native was built from another version's source")
         self._read = _native.read
         self._write = _native.write
+        self._copy = _native.copy
 
     def read(self, dir_fd: int, names: Sequence[bytes], budget: int) -> list[SmallFile | None]:
         return self._read(SmallFile, dir_fd, list(names), budget)
 
-    def write(
-        self, dir_fd: int, items: Sequence[NewFile], uid: int, gid: int, strips_acl: bool
-    ) -> list[bool]:
-        return self._write(dir_fd, list(items), uid, gid, strips_acl, ACLS)
+    def write(self, dir_fd: int, items: Sequence[NewFile], habits: Habits) -> list[bool]:
+        return self._write(dir_fd, list(items), habits)
+
+    def copy(
+        self,
+        fds: tuple[int, int],
+        names: Sequence[bytes],
+        budget: int,
+        wish: Wish,
+        habits: Habits,
+    ) -> tuple[list[SmallFile | None], int]:
+        return self._copy(SmallFile, fds, list(names), budget, wish, habits)
 
 
 def _native_slices() -> _Slices | None:

@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from manila_backup.data.catalog.codec import TIME_MAX_NS, TIME_MIN_NS
 from manila_backup.data.copy.attributes import ACLS, XFS_ACLS
@@ -21,13 +22,18 @@ from manila_backup.data.copy.small import (
     NO_XATTRS,
     SMALL_BYTES,
     XATTR_BYTES,
+    Habits,
     NewFile,
     SmallFile,
+    Wish,
     weight,
 )
 from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_FILE, Files
 
 _ONE_BLOCK = 4096
+_HOLE_BYTES = 512
+"""No file system has smaller holes."""
+_ZEROS = bytes(_HOLE_BYTES)
 _ACCESS_ACL = b"system.posix_acl_access"
 _NOT_NAMES = frozenset({b"", b".", b".."})
 _REFUSED = (OSError, ValueError, OverflowError)
@@ -60,12 +66,43 @@ class PythonSlices:
         self._spare.append(buffer)
         return found
 
-    def write(
-        self, dir_fd: int, items: Sequence[NewFile], uid: int, gid: int, strips_acl: bool
-    ) -> list[bool]:
-        files, habits = self._files, _Habits(uid, gid, strips_acl)
+    def write(self, dir_fd: int, items: Sequence[NewFile], habits: Habits) -> list[bool]:
+        files, learned = self._files, _Learned(habits)
         bad = _not_names([item.name for item in items])
-        return [item.name not in bad and _put(files, dir_fd, item, habits) for item in items]
+        return [item.name not in bad and _put(files, dir_fd, item, learned) for item in items]
+
+    def copy(
+        self,
+        fds: tuple[int, int],
+        names: Sequence[bytes],
+        budget: int,
+        wish: Wish,
+        habits: Habits,
+    ) -> tuple[list[SmallFile | None], int]:
+        source_fd, target_fd = fds
+        found = self.read(source_fd, names, budget)
+        chosen = [
+            index
+            for index, file in enumerate(found)
+            if file is not None and file.mode & wish.need == wish.need
+        ]
+        items = [_like(names[index], cast(SmallFile, found[index]), wish) for index in chosen]
+        if wish.replace:
+            for item in items:
+                with contextlib.suppress(OSError):
+                    self._files.unlink(item.name, target_fd)
+        written = self.write(target_fd, items, habits)
+        answers: list[SmallFile | None] = [None] * len(found)
+        for index, ok in zip(chosen, written, strict=True):
+            file = found[index]
+            if ok and file is not None:
+                answers[index] = file if wish.keep else file._replace(content=b"", xattrs=None)
+        return answers, written.count(False)
+
+
+def _like(name: bytes, file: SmallFile, wish: Wish) -> NewFile:
+    mode, uid, gid, _, mtime_ns, _, _, xattrs, content = file
+    return NewFile(name, content, mode & wish.mask, uid, gid, mtime_ns, xattrs)
 
 
 def _not_names(names: Sequence[bytes]) -> frozenset[bytes]:
@@ -103,21 +140,22 @@ def _take_opened(files: Files, fd: int, buffer: memoryview) -> SmallFile | None:
         return None
     if not (TIME_MIN_NS <= mtime_ns <= TIME_MAX_NS and TIME_MIN_NS <= ctime_ns <= TIME_MAX_NS):
         return None
-    xattrs = _read_xattrs(files, fd)
-    # A file of at most one page all of whose blocks are there needs no request to prove it; but
-    # blocks that attributes have taken count too.
-    if (size > _ONE_BLOCK or xattrs or info.st_blocks * 512 < size) and (
-        size and files.seek(fd, 0, os.SEEK_HOLE) < size
-    ):
+    has_blocks = info.st_blocks * 512 >= size
+    if not has_blocks and files.seek(fd, 0, os.SEEK_HOLE) < size:
         return None
+    xattrs = _read_xattrs(files, fd)
     # One byte more is asked for than there should be: the answer proves that the file ends there.
-    # After the seek, since blocks that were never written are no hole any more once they are read.
     if size and files.read(fd, buffer[: size + 1], 0) != size:
         return None
-    after = files.fstat(fd)
-    if after.st_ctime_ns != ctime_ns or after.st_mtime_ns != mtime_ns or after.st_size != size:
-        return None
     content = bytes(buffer[:size])
+    # A file of at most one page all of whose blocks are there needs no request to prove that it has
+    # no hole; but blocks that attributes have taken count too.
+    is_full = size <= _ONE_BLOCK and has_blocks and not xattrs
+    has_hole = not is_full and _has_hole(files, fd, content)
+    after = files.fstat(fd)
+    same_times = after.st_ctime_ns == ctime_ns and after.st_mtime_ns == mtime_ns
+    if has_hole or not same_times or after.st_size != size:
+        return None
     # As SmallFile(...) does, less a call.
     return tuple.__new__(
         SmallFile,
@@ -133,6 +171,30 @@ def _take_opened(files: Files, fd: int, buffer: memoryview) -> SmallFile | None:
             content,
         ),
     )
+
+
+def _has_hole(files: Files, fd: int, content: bytes) -> bool:
+    """Asks only if it can be, for a hole reads as zeros. Blocks that were never written are no hole
+    any more while what was read of them is cached.
+
+    :raises OSError:
+    """
+    if not _has_zeros(content):
+        return False
+    files.forget(fd)
+    return files.seek(fd, 0, os.SEEK_HOLE) < len(content)
+
+
+def _has_zeros(content: bytes) -> bool:
+    """Whether there is a block of zeros where a hole could be."""
+    if not content:
+        return False
+    if not content[-(len(content) % _HOLE_BYTES or _HOLE_BYTES) :].strip(b"\0"):
+        return True
+    if _ZEROS not in content:
+        return False
+    starts = range(0, len(content), _HOLE_BYTES)
+    return any(content.startswith(_ZEROS, start) for start in starts)
 
 
 def _read_xattrs(files: Files, fd: int) -> dict[bytes, bytes] | None:
@@ -169,21 +231,19 @@ def _read_xattrs(files: Files, fd: int) -> dict[bytes, bytes] | None:
 # --- writing --------------------------------------------------------------------------------------
 
 
-class _Habits:
+class _Learned:
     """What new files turn out to have without being given it. ``owner_differs``: the owner was
     guessed wrong, give it always; ``denied``: mode bits that were not granted (the umask)."""
 
     __slots__ = ("denied", "gid", "owner_differs", "strips_acl", "uid")
 
-    def __init__(self, uid: int, gid: int, strips_acl: bool) -> None:
-        self.uid = uid
-        self.gid = gid
-        self.strips_acl = strips_acl
+    def __init__(self, habits: Habits) -> None:
+        self.uid, self.gid, self.strips_acl = habits
         self.owner_differs = False
         self.denied = 0o7000
 
 
-def _may_have_mode(mode: int, item: NewFile, habits: _Habits) -> bool:
+def _may_have_mode(mode: int, item: NewFile, habits: _Learned) -> bool:
     """From the start? Not if the wrong group would have more access than the right one until its
     owner is set, nor if an ACL is still to narrow it, nor if an ordinary owner could not set
     attributes any more.
@@ -194,7 +254,7 @@ def _may_have_mode(mode: int, item: NewFile, habits: _Habits) -> bool:
     return not xattrs or (mode & 0o200 != 0 and ACLS.isdisjoint(xattrs))
 
 
-def _put(files: Files, dir_fd: int, item: NewFile, habits: _Habits) -> bool:
+def _put(files: Files, dir_fd: int, item: NewFile, habits: _Learned) -> bool:
     name, mode = item.name, item.mode
     has_mode = _may_have_mode(mode, item, habits)
     try:
@@ -221,7 +281,7 @@ def _put(files: Files, dir_fd: int, item: NewFile, habits: _Habits) -> bool:
 
 
 def _fill(
-    files: Files, fd: int, item: NewFile, has_mode: bool, habits: _Habits
+    files: Files, fd: int, item: NewFile, has_mode: bool, habits: _Learned
 ) -> os.stat_result | None:
     """What the file is now, exactly as asked; or None.
 

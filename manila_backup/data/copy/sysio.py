@@ -144,6 +144,10 @@ class Files:
         """Have the kernel fetch content into its cache, without waiting for it (posix_fadvise)."""
         os.posix_fadvise(fd, offset, count, os.POSIX_FADV_WILLNEED)
 
+    def forget(self, fd: int) -> None:
+        """Have the kernel drop what it caches of a file's content, as far as it can."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def write(self, fd: int, data: memoryview, offset: int) -> int:
         return os.pwrite(fd, data, offset)
 
