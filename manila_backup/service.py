@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import manila_backup.oslo_threading  # noqa: F401  isort: skip - before what it prepares
-import oslo_messaging
 from cheroot import wsgi
 from oslo_config import cfg
 from oslo_log import log
@@ -21,12 +20,12 @@ from stevedore.driver import DriverManager
 
 from manila_backup.data.manager import DataManager
 from manila_backup.data.mounts import MountManager
-from manila_backup.data.node import TOPIC, Node, NodeSettings
+from manila_backup.data.node import Node, NodeSettings
 from manila_backup.data.rpcapi import (
     MessagingWaker,
     NullWaker,
     Waker,
-    WakeUpEndpoint,
+    WakeUpServer,
     get_transport,
 )
 from manila_backup.db.engine import Database
@@ -83,7 +82,7 @@ class DataService(service.Service):  # type: ignore[misc]
         super().__init__()
         self._conf = conf
         self._make_node = make_node
-        self._server: Any = None
+        self._server: WakeUpServer | None = None
         self.manager: DataManager | None = None
 
     def start(self) -> None:
@@ -94,7 +93,9 @@ class DataService(service.Service):  # type: ignore[misc]
         self.tg.add_timer(settings.lease_s / HEARTBEATS_PER_LEASE, self.manager.heartbeat)
         self.tg.add_timer(settings.reaper_interval_s, self.manager.reap)
         if self._conf.use_bus:
-            self._server = _listen(self._conf, settings.host, self.manager)
+            transport = get_transport(self._conf)
+            self._server = WakeUpServer(transport, settings.host, self.manager.wake)
+            self._server.start()
 
     def wake(self) -> None:
         """Look into the queue now; for an API in the same process."""
@@ -107,17 +108,6 @@ class DataService(service.Service):  # type: ignore[misc]
         if self.manager is not None:
             self.manager.stop()
         super().stop()
-
-
-def _listen(conf: cfg.ConfigOpts, host: str, manager: DataManager) -> Any:
-    target = oslo_messaging.Target(topic=TOPIC, server=host)
-    server = oslo_messaging.get_rpc_server(
-        get_transport(conf),
-        target,
-        [WakeUpEndpoint(manager.wake)],
-    )
-    server.start()
-    return server
 
 
 class ApiService(service.Service):  # type: ignore[misc]

@@ -7,6 +7,8 @@ A wake-up carries an id only and may be lost: the row is the truth and every nod
 from __future__ import annotations
 
 import importlib
+import queue
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -69,23 +71,47 @@ class NullWaker:
         return
 
 
+_WAITING = 100
+"""Wake-ups that may wait for the bus. One would do: a node that is woken looks at all that is
+queued."""
+
+
 class MessagingWaker:
-    """Casts to all data nodes over oslo.messaging."""
+    """Casts to all data nodes over oslo.messaging, from a thread of its own: a bus that is away, or
+    that swallows packets, keeps no request waiting.
+
+    The thread is started in the process that first wakes, since a web server may fork before.
+    """
 
     def __init__(self, transport: Any) -> None:
         target = oslo_messaging.Target(topic=TOPIC, version="1.0", fanout=True)
-        self._client = oslo_messaging.get_rpc_client(transport, target)
+        self._client = oslo_messaging.get_rpc_client(transport, target, retry=0)
+        self._waiting: queue.Queue[str] = queue.Queue(_WAITING)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     def wake(self, operation_id: str) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
+                self._thread.start()
         try:
-            self._client.cast({}, "wake", operation_id=operation_id)
-        except Exception:
-            # The operation is committed; the nodes' polls heal what the bus lost.
-            LOG.warning("A wake-up for operation %s was not sent.", operation_id, exc_info=True)
+            self._waiting.put_nowait(operation_id)
+        except queue.Full:
+            LOG.warning("A wake-up for operation %s was not sent: too many wait.", operation_id)
+
+    def _run(self) -> None:
+        while True:
+            operation_id = self._waiting.get()
+            try:
+                self._client.cast({}, "wake", operation_id=operation_id)
+            except Exception as error:  # noqa: BLE001 - a bus fails in many ways
+                # The operation is committed; the nodes' polls heal what the bus lost.
+                LOG.warning("A wake-up for operation %s was not sent: %s", operation_id, error)
 
 
 class WakeUpEndpoint:
-    """The data node's end of the bus."""
+    """What a data node answers wake-ups with."""
 
     target = oslo_messaging.Target(version="1.0")
 
@@ -95,3 +121,23 @@ class WakeUpEndpoint:
     def wake(self, context: dict[str, Any], operation_id: str) -> None:
         LOG.debug("Woken for operation %s.", operation_id)
         self._listener()
+
+
+class WakeUpServer:
+    """A data node's end of the bus. Begins to listen in a thread of its own: while the bus is away
+    that takes until it is back, and the node has its poll.
+    """
+
+    def __init__(self, transport: Any, host: str, listener: Callable[[], None]) -> None:
+        target = oslo_messaging.Target(topic=TOPIC, server=host)
+        self._server = oslo_messaging.get_rpc_server(transport, target, [WakeUpEndpoint(listener)])
+        self._thread = threading.Thread(target=self._server.start, name="wake-ups", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """If it does not listen yet there is nothing to end: the thread dies with the process."""
+        if not self._thread.is_alive():
+            self._server.stop()
+            self._server.wait()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from manila_backup.data.node import TOPIC
 from tests.data.node.faulty import LIMIT_S
 
 with warnings.catch_warnings():
@@ -22,7 +22,7 @@ with warnings.catch_warnings():
         InProcessWaker,
         MessagingWaker,
         NullWaker,
-        WakeUpEndpoint,
+        WakeUpServer,
         get_transport,
     )
 
@@ -45,30 +45,59 @@ def test_all_nodes_are_woken(transport: Any) -> None:
     woken = [threading.Event(), threading.Event()]
     servers = []
     for number, event in enumerate(woken):
-        target = oslo_messaging.Target(topic=TOPIC, server=f"node-{number}")
-        server = oslo_messaging.get_rpc_server(transport, target, [WakeUpEndpoint(event.set)])
+        server = WakeUpServer(transport, f"node-{number}", event.set)
         server.start()
         servers.append(server)
     try:
-        MessagingWaker(transport).wake("operation-1")
-        assert all(event.wait(LIMIT_S) for event in woken)
+        # What is sent before they listen is lost, as all wake-ups may be.
+        waker = MessagingWaker(transport)
+        until_s = time.monotonic() + LIMIT_S
+        while not all(event.is_set() for event in woken):
+            assert time.monotonic() < until_s
+            waker.wake("operation-1")
+            time.sleep(0.05)
     finally:
         for server in servers:
             server.stop()
-            server.wait()
 
 
 def test_a_bus_that_is_away_is_no_error_of_the_request(
     transport: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    waker = MessagingWaker(transport)
+    tried = threading.Event()
 
     def away(*_: Any, **__: Any) -> None:
+        if tried.is_set():
+            again.set()
+        tried.set()
         raise oslo_messaging.MessageDeliveryFailure("connection refused")
 
+    again = threading.Event()
     transport._driver.send = away
+    waker = MessagingWaker(transport)
     waker.wake("operation-1")
-    assert "A wake-up for operation operation-1 was not sent" in caplog.text
+    waker.wake("operation-2")
+    assert again.wait(LIMIT_S)
+    assert "A wake-up for operation operation-1 was not sent: connection refused" in caplog.text
+
+
+def test_a_bus_that_does_not_answer_keeps_nobody_waiting(
+    transport: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on, sent = threading.Event(), threading.Semaphore(0)
+
+    def hang(*_: Any, **__: Any) -> None:
+        assert go_on.wait(LIMIT_S)
+        sent.release()
+
+    transport._driver.send = hang
+    waker = MessagingWaker(transport)
+    for number in range(150):
+        waker.wake(f"operation-{number}")  # returns, although nothing can be sent
+    assert "operation-149 was not sent: too many wait" in caplog.text
+    go_on.set()
+    for _ in range(100):
+        assert sent.acquire(timeout=LIMIT_S)
 
 
 def test_in_one_process_nothing_lies_between() -> None:
