@@ -16,8 +16,10 @@ from cheroot import wsgi
 from oslo_config import cfg
 from oslo_log import log
 from oslo_service import service
+from oslo_service.backend._threading.service import ServiceWrapper
 from stevedore.driver import DriverManager
 
+from manila_backup.data.copy.rate import SharedRate
 from manila_backup.data.manager import DataManager
 from manila_backup.data.mounts import MountManager
 from manila_backup.data.node import Node, NodeSettings
@@ -64,6 +66,7 @@ def build_node(conf: cfg.ConfigOpts) -> Node:
         database=build_database(conf),
         provider=build_provider(conf),
         mounts=MountManager(conf.mount_directory),
+        rate=SharedRate(conf.max_bytes_per_s),
     )
 
 
@@ -83,10 +86,12 @@ class DataService(service.Service):  # type: ignore[misc]
         self._conf = conf
         self._make_node = make_node
         self._server: WakeUpServer | None = None
+        self._rate: SharedRate | None = None
         self.manager: DataManager | None = None
 
     def start(self) -> None:
         node = self._make_node()
+        self._rate = node.rate
         self.manager = DataManager(node)
         self.manager.start()
         settings = node.settings
@@ -96,6 +101,11 @@ class DataService(service.Service):  # type: ignore[misc]
             transport = get_transport(self._conf)
             self._server = WakeUpServer(transport, settings.host, self.manager.wake)
             self._server.start()
+
+    def reset(self) -> None:
+        """Mutable options have been read again."""
+        if self._rate is not None:
+            self._rate.set(self._conf.max_bytes_per_s)
 
     def wake(self) -> None:
         """Look into the queue now; for an API in the same process."""
@@ -157,7 +167,24 @@ class ApiService(service.Service):  # type: ignore[misc]
 def launch(conf: cfg.ConfigOpts, runs: service.Service) -> int:
     """Run one service under oslo.service's launcher until a signal ends it; the exit status.
 
-    The launcher watches a child in which the service runs. SIGHUP reads mutable options again.
+    The launcher watches a child in which the service runs. SIGHUP reads mutable options again,
+    in both.
     """
+    _reset_at_sighup(conf)
     launcher = service.launch(conf, runs, restart_method="mutate")
     return int(launcher.wait() or 0)
+
+
+def _reset_at_sighup(conf: cfg.ConfigOpts) -> None:
+    """Let the child go on at SIGHUP, too.
+
+    Cotyledon asks its service's ``reload`` then, and oslo.service's wrapper (4.8) has none: the
+    child would end, hand its operations over, and be started again.
+    """
+
+    def reload(wrapper: ServiceWrapper) -> None:
+        conf.mutate_config_files()
+        wrapper.service_instance.reset()
+        LOG.info("Mutable options have been read again.")
+
+    ServiceWrapper.reload = reload

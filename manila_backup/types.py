@@ -100,10 +100,12 @@ class Counters:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parallelism:
     """How much may work at one tree: ``processes`` at once, each with up to ``threads`` threads, as
-    many as the latency that is seen makes worth it."""
+    many as the latency that is seen makes worth it. ``rate_path``: content passes no faster than
+    the :class:`~manila_backup.data.copy.rate.SharedRate` there allows."""
 
     processes: int = 1
     threads: int = 1
+    rate_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

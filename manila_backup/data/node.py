@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from oslo_config import cfg
 
+from manila_backup.data.copy.rate import SharedRate
 from manila_backup.data.mounts import MountManager
 from manila_backup.db.engine import Database
 from manila_backup.share.base import ShareProvider
@@ -100,6 +101,14 @@ OPTS = [
         min=1,
         help="How many threads each of these processes has at most. It takes so many only where "
         "the file servers answer slowly.",
+    ),
+    cfg.IntOpt(
+        "max_bytes_per_s",
+        default=0,
+        min=0,
+        mutable=True,
+        help="How much content this node copies per second, all its backups and restores together; "
+        "0 for as much as it can. Read again at SIGHUP, also for what is in work.",
     ),
     cfg.IntOpt(
         "max_attempts",
@@ -219,3 +228,9 @@ class Node:
     database: Database
     provider: ShareProvider
     mounts: MountManager
+    rate: SharedRate
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """For one operation."""
+        return replace(self.settings.parallelism, rate_path=self.rate.path)

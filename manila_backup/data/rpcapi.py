@@ -7,8 +7,8 @@ A wake-up carries an id only and may be lost: the row is the truth and every nod
 from __future__ import annotations
 
 import importlib
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -78,31 +78,33 @@ queued."""
 
 class MessagingWaker:
     """Casts to all data nodes over oslo.messaging, from a thread of its own: a bus that is away, or
-    that swallows packets, keeps no request waiting.
-
-    The thread is started in the process that first wakes, since a web server may fork before.
+    that swallows packets, keeps no request waiting. The thread ends when all is sent.
     """
 
     def __init__(self, transport: Any) -> None:
         target = oslo_messaging.Target(topic=TOPIC, version="1.0", fanout=True)
         self._client = oslo_messaging.get_rpc_client(transport, target, retry=0)
-        self._waiting: queue.Queue[str] = queue.Queue(_WAITING)
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._waiting: deque[str] = deque()
+        self._is_sending = False
 
     def wake(self, operation_id: str) -> None:
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
-                self._thread.start()
-        try:
-            self._waiting.put_nowait(operation_id)
-        except queue.Full:
-            LOG.warning("A wake-up for operation %s was not sent: too many wait.", operation_id)
+            if len(self._waiting) >= _WAITING:
+                LOG.warning("A wake-up for operation %s was not sent: too many wait.", operation_id)
+                return
+            self._waiting.append(operation_id)
+            if not self._is_sending:
+                threading.Thread(target=self._send, name="waker", daemon=True).start()
+                self._is_sending = True
 
-    def _run(self) -> None:
+    def _send(self) -> None:
         while True:
-            operation_id = self._waiting.get()
+            with self._lock:
+                if not self._waiting:
+                    self._is_sending = False
+                    return
+                operation_id = self._waiting.popleft()
             try:
                 self._client.cast({}, "wake", operation_id=operation_id)
             except Exception as error:  # noqa: BLE001 - a bus fails in many ways

@@ -211,7 +211,7 @@ class Work:
         task = Task(
             driver=backup.driver,
             root=root,
-            parallelism=self._node.settings.parallelism,
+            parallelism=self._node.parallelism,
             method=method,
             arguments=arguments,
         )

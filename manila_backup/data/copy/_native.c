@@ -32,6 +32,7 @@
 #define ONE_BLOCK 4096
 #define HOLE_BYTES 512 /* no file system has smaller holes */
 #define NS_PER_S 1000000000LL
+#define LONG_NS 200000000LL /* nobody can cancel meanwhile */
 #define LISTED_BYTES (32 << 10)
 #define KINDS 3
 #define FIELDS_READ 9
@@ -804,6 +805,13 @@ static bool make_like(int target_fd, const struct taken *file, const char *name,
     return good;
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
 static PyObject *native_copy(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -828,7 +836,8 @@ static PyObject *native_copy(PyObject *module, PyObject *args)
     Py_ssize_t done = 0, unwritten = 0;
     Py_BEGIN_ALLOW_THREADS
     struct room room;
-    while (done < count && (budget > 0 || !done)) {
+    int64_t until_ns = now_ns() + LONG_NS;
+    while (done < count && (!done || (budget > 0 && now_ns() < until_ns))) {
         struct taken *file = &files[done];
         take(source_fd, texts[done], &room, file);
         bool wanted = file->whole && (file->info.st_mode & wish.need) == wish.need;

@@ -30,7 +30,8 @@ class CopyOptions:
     ``reflink`` lets files without checksums share their blocks where the file system can.
     ``read_ahead_bytes`` of a file in work are asked for ahead, and bound how much of its content is
     held. ``processes`` work at a tree at once, 1 means in the caller's own; each with 1 to
-    ``threads`` threads, as many as the latency that is seen makes worth it.
+    ``threads`` threads, as many as the latency that is seen makes worth it. ``rate_path`` leads to
+    the :class:`~.rate.SharedRate` that content is held to.
     """
 
     delete: bool = False
@@ -39,6 +40,7 @@ class CopyOptions:
     read_ahead_bytes: int = 1 << 20
     processes: int = 1
     threads: int = 1
+    rate_path: str | None = None
 
     def __post_init__(self) -> None:
         if self.read_ahead_bytes < 1:

@@ -144,6 +144,7 @@ def _serve(connection: Connection, setup: Setup, board: Board) -> None:
         cancelled=board.is_stopped,
         live=lambda index, figure: board.put(setup.first_slot + index, figure),
         done=done,
+        rate_path=setup.options.rate_path,
     )
     # What there is by now stays: no need to look at it again at each collection.
     gc.freeze()

@@ -49,7 +49,11 @@ class Crew(Protocol[T_contra]):
 
     @property
     def batch(self) -> int:
-        """How many entries a bundle should have."""
+        """How many entries a bundle should have at least."""
+
+    @property
+    def workers(self) -> int:
+        """How many bundles are worked at at the same time, at most."""
 
     def submit(self, bundle: Bundle[T_contra]) -> None: ...
 
@@ -74,6 +78,7 @@ class InlineCrew(Generic[T]):
         self._worker = worker
         self._bundle: Bundle[T] = []
         self.batch = BATCH
+        self.workers = 1
 
     @property
     def room(self) -> int:
@@ -143,8 +148,10 @@ class ThreadTeam(Generic[T]):
         cancelled: Callable[[], bool],
         live: Callable[[int, int], None],
         done: Callable[[list[Done]], None],
+        rate_path: str | None = None,
     ) -> None:
         """``live(index, bytes)``: what the thread's bundle has moved so far, 0 after it."""
+        self._rate_path = rate_path
         self._make_worker = make_worker
         self._limit = threads
         self._cancelled = cancelled
@@ -182,6 +189,9 @@ class ThreadTeam(Generic[T]):
         for thread in self._threads:
             thread.join()
 
+    def _pulse(self, live: Callable[[Notes], None]) -> Pulse:
+        return Pulse(self._cancelled, live, self._rate_path)
+
     def _run(self, index: int) -> None:
         moved_bytes = 0  # by tasks of the bundle that have ended
 
@@ -199,10 +209,11 @@ class ThreadTeam(Generic[T]):
                         break
                     try:
                         if worker is None:
-                            worker = self._make_worker(Pulse(self._cancelled, live))
+                            worker = self._make_worker(self._pulse(live))
                         watch.lap()
                         outcome = worker.do(task)
-                        outcome.cpu_s, outcome.blocked_s = watch.lap()
+                        outcome.cpu_s, blocked_s = watch.lap()
+                        outcome.blocked_s = max(blocked_s - outcome.notes.paced_s, 0.0)
                         moved_bytes += outcome.notes.bytes
                         done.append((number, outcome))
                     except BaseException as error:  # noqa: BLE001 - handed to the coordinator

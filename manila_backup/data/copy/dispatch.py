@@ -18,6 +18,10 @@ _WAIT_S = 0.2
 """How long nobody asks whether to cancel, at most."""
 
 _FIRST_BATCH = 16
+_MOST_BATCH = 128
+_ROUNDS = 3
+"""So many bundles each worker is to get of what is left."""
+
 _LONG_S = 0.1
 
 Handler = Callable[[Outcome], None]
@@ -54,12 +58,18 @@ class Dispatch:
         self._done: deque[Done] = deque()
         self._number = 0
         self._since_s = time.monotonic()
+        self.backlog = 0
+        """About how many entries are left that nobody has handed in yet; the coordinator's."""
 
     @property
     def batch(self) -> int:
         """How many entries a bundle, and so a task, should have: few, until it is known how long
-        they take."""
-        return _FIRST_BATCH if self._start is not None else self._crew.batch
+        they take; as many as make no worker wait at the end while there are many left, since what
+        a task takes besides its entries counts where these are slow."""
+        if self._start is not None:
+            return _FIRST_BATCH
+        fair = self.backlog // (_ROUNDS * self._crew.workers)
+        return max(self._crew.batch, min(fair, _MOST_BATCH))
 
     @property
     def is_inline(self) -> bool:

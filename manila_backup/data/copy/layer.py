@@ -174,9 +174,11 @@ class Layer:
                         dict(entry.xattrs) if entry.xattrs else None,
                     )
                 )
+            bytes_before = notes.bytes
             if items:
                 self._write_small(directory, chosen, items, done, notes)
             self._pulse.entry()
+            self._pulse.pace(notes.bytes - bytes_before)
             if not found:
                 break
             entries = entries[len(found) :]

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from manila_backup.data.copy.rate import RateLimit
 from manila_backup.exception import Cancelled
 
 CANCEL_BYTES = 4 << 20
 REPORT_BYTES = 16 << 20
+_PACE_S = 0.2
+"""How long nobody can cancel while a rate is kept to."""
 
 
 Path = bytes
@@ -17,7 +21,8 @@ Path = bytes
 
 @dataclass(slots=True)
 class Notes:
-    """Mutable and picklable. Paths are raw; a task is bounded, and so are they."""
+    """Mutable and picklable. Paths are raw; a task is bounded, and so are they. ``paced_s``: how
+    long it was held back to keep to a rate."""
 
     files: int = 0
     directories: int = 0
@@ -29,6 +34,7 @@ class Notes:
     skipped: list[Path] = field(default_factory=list)
     changed: list[Path] = field(default_factory=list)
     lost: list[tuple[Path, tuple[str, ...]]] = field(default_factory=list)
+    paced_s: float = 0.0
 
     def skip(self, path: Path) -> None:
         """It vanished, or was swapped for something else while it was looked at."""
@@ -51,7 +57,14 @@ class Pulse:
     ``live`` hears the notes so far; ``cancelled`` is asked as often.
     """
 
-    def __init__(self, cancelled: Callable[[], bool], live: Callable[[Notes], None]) -> None:
+    def __init__(
+        self,
+        cancelled: Callable[[], bool],
+        live: Callable[[Notes], None],
+        rate_path: str | None = None,
+    ) -> None:
+        """:raises WorkerDied: the node that sets the rate is gone."""
+        self._rate = RateLimit(rate_path) if rate_path is not None else None
         self._cancelled = cancelled
         self._is_cancelled = False
         self._live = live
@@ -85,6 +98,21 @@ class Pulse:
         if self._until_reported <= 0:
             self._until_reported = REPORT_BYTES
             self._live(self.notes)
+        self.pace(count_bytes)
+
+    def pace(self, count_bytes: int) -> None:
+        """So much content has passed: wait as long as the rate wants it.
+
+        :raises Cancelled:
+        """
+        if self._rate is None or not count_bytes:
+            return
+        debt_s = self._rate.debt_s(count_bytes)
+        self.notes.paced_s += max(debt_s, 0.0)
+        until_s = time.monotonic() + debt_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, _PACE_S))
+            self.check()
 
     def check(self) -> None:
         """:raises Cancelled:"""

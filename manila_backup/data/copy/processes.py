@@ -37,6 +37,9 @@ _TASK_S = 0.2
 _BATCHES = 12, 512
 """Entries of a bundle, at least and at most."""
 
+_FIRST_BATCH = 6
+"""How long an entry takes is to be known soon: a slow file server needs many threads."""
+
 _STOP_GRACE_S = 5.0
 """How long a task in work may take to see that it has to stop."""
 
@@ -80,7 +83,7 @@ class Throttle:
         self._blocked_s = 0.0
         self._entries = 0
         self.threads = 1
-        self.batch = 2 * _BATCHES[0]
+        self.batch = _FIRST_BATCH
 
     def done(self, outcome: Outcome, now_s: float) -> None:
         """A task has ended."""
@@ -168,6 +171,10 @@ class ProcessCrew:
     @property
     def batch(self) -> int:
         return self._throttle.batch
+
+    @property
+    def workers(self) -> int:
+        return len(self._members) * self._throttle.threads
 
     def submit(self, bundle: Bundle[Any]) -> None:
         member = min(self._members, key=lambda member: member.bundles)

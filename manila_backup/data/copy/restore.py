@@ -136,7 +136,7 @@ class _Restore:
     ) -> None:
         self._entries = entries
         self._tally = tally
-        self._pulse = Pulse(cancelled, tally.live)
+        self._pulse = Pulse(cancelled, tally.live, options.rate_path)
         setup = Setup(
             kind="restore", source_fd=data_fd, target_fd=target_fd, options=options, hashing=True
         )
@@ -144,7 +144,7 @@ class _Restore:
             # Directories are made ahead of what is in them, so whoever makes them is elsewhere.
             self._maker, self._layer = (
                 Layer(data_fd, target_fd, options, pulse, files=files, window=WINDOW)
-                for pulse in (self._pulse, Pulse(cancelled, tally.live))
+                for pulse in (self._pulse, Pulse(cancelled, tally.live, options.rate_path))
             )
         except OSError as error:
             raise copy_failed(b"", error) from error

@@ -175,7 +175,8 @@ class SmallFiles:
 
         Answers what was read of each file that is copied now, in order of the names, fewer as with
         :meth:`read`; and how many were read but not written. Unless they are kept, contents are
-        answered as empty and attributes as None, and do not count for :data:`BATCH_BYTES`.
+        answered as empty and attributes as None, and do not count for :data:`BATCH_BYTES`. Ends
+        early, too, when it took long, which the C twin looks at after each file.
         """
         try:
             habits = self._habits(fds[1])

@@ -64,6 +64,7 @@ class SmallCopier:
         prefix = directory.path + b"/" if directory.path else b""
         wish = self._wish._replace(replace=not directory.fresh)
         while todo:
+            bytes_before = notes.bytes
             found, unwritten = self._small.copy((fd, target_fd), todo, wish, self._pulse.cancelled)
             for name, file in zip(todo, found, strict=False):
                 if file is None:
@@ -76,6 +77,7 @@ class SmallCopier:
             self._count_misses(found, unwritten)
             todo = todo[len(found) :]
             self._pulse.entry()
+            self._pulse.pace(notes.bytes - bytes_before)
             if not found:
                 break
         return done

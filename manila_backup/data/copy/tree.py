@@ -117,7 +117,7 @@ class _TreeCopy:
             options=options,
             hashing=catalog is not None,
         )
-        self._pulse = Pulse(cancelled, tally.live)
+        self._pulse = Pulse(cancelled, tally.live, options.rate_path)
         try:
             # It also lists very large directories, whatever the crew.
             self._copier = Copier(
@@ -181,9 +181,9 @@ class _TreeCopy:
 
     def _hand_out(self) -> None:
         self._links.flush()
+        self._desk.backlog = self._backlog + DIRECTORY_WEIGHT * len(self._later)
         if self._later:
-            names = self._backlog + DIRECTORY_WEIGHT * len(self._later)
-            self._desk.spread(is_much=names > _BACKLOG_NAMES)
+            self._desk.spread(is_much=self._desk.backlog > _BACKLOG_NAMES)
         while self._later and self._desk.room > 0 and self._may_go_on():
             self._later.next()()
         self._desk.submit()

@@ -114,6 +114,7 @@ class Restoration:
                     delete=self._mode is RestoreMode.EXACT,
                     processes=self._parallelism.processes,
                     threads=self._parallelism.threads,
+                    rate_path=self._parallelism.rate_path,
                 ),
                 progress=meter,
                 cancelled=self._control.cancelled,

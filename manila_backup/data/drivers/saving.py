@@ -85,6 +85,7 @@ class NewEpoch:
                     plain_target=True,
                     processes=parallelism.processes,
                     threads=parallelism.threads,
+                    rate_path=parallelism.rate_path,
                 ),
                 catalog=catalog,
                 progress=progress,

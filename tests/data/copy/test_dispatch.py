@@ -41,7 +41,7 @@ class Hands:
 
     def __init__(self, room: int) -> None:
         self.batch = BATCH
-        self.slots = room
+        self.slots = self.workers = room
         self.bundles: list[list[tuple[int, Task]]] = []
         self.done: list[Done] = []
 
@@ -209,3 +209,15 @@ def test_inline_one_task_is_done_at_a_time() -> None:
         assert desk.in_work == 1
         desk.collect()
         assert done == [b"%d" % one for one in range(number + 1)]
+
+
+def test_while_much_is_left_a_batch_is_a_fair_part_of_it() -> None:
+    """What a task costs besides its entries counts where these are slow; but at the end no worker
+    is to wait for another one's large batch."""
+    desk = Desk(10)
+    desk.hands.batch = 12
+    for backlog, batch in ((0, 12), (100, 12), (600, 20), (3000, 100), (10**6, 128)):
+        desk.backlog = backlog
+        assert desk.batch == batch
+    desk.hands.batch = 512
+    assert desk.batch == 512

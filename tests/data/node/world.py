@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from manila_backup import exception
 from manila_backup.data import jobs
+from manila_backup.data.copy.rate import SharedRate
 from manila_backup.data.holder import Stop
 from manila_backup.data.mounts import MountManager, mounted_below
 from manila_backup.data.node import Node, NodeSettings
@@ -43,6 +44,9 @@ from tests.db.builders import PROJECT, new_backup, new_operation
 ADDRESS = "192.0.2.7"
 SIZE_GIB = 2
 IS_ROOT = os.geteuid() == 0
+
+
+_NO_LIMIT = SharedRate(0)
 
 
 @dataclass
@@ -86,6 +90,7 @@ class World:
             database=self.database,
             provider=Provider(self.store, self.steps, bind_mounts=self.bind),
             mounts=MountManager(str(self.mounts_of(host)), runner=Runner(self.steps)),
+            rate=_NO_LIMIT,
         )
 
     @property
