@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.children import LASTING
 from tests.support.databases import SERVERS
 
 if TYPE_CHECKING:
@@ -216,7 +217,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     result = yield
     before = item.stash.get(_children_before_call, None)
     if before is not None:
-        left = {pid: command for pid, command in _children().items() if pid not in before}
+        known = before.keys() | LASTING
+        left = {pid: command for pid, command in _children().items() if pid not in known}
         assert not left, f"the test left child processes behind: {left}"
     return result
 

@@ -5,6 +5,8 @@ when any of them dies, or when the database or the bus is away for a while."""
 from __future__ import annotations
 
 import random
+import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,3 +97,120 @@ def test_work_goes_on_while_the_bus_is_away(tmp_path: Path, database: str, bus: 
         bus.start()
         until(lambda: seconds_for_a_backup(rest) < 8, "a wake-up over the bus")
         assert_nothing_is_left(cluster, rest)
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("away_s", [2, 14], ids=["less than a lease", "more than a lease"])
+def test_work_goes_on_after_the_database_was_away(
+    tmp_path: Path, database: str, server: MariaDb, away_s: float
+) -> None:
+    """Meanwhile the API says so; a node that cannot renew its lease stops its workers in time, and
+    whoever comes first goes on."""
+    with running(tmp_path, database, nodes=2, max_bytes_per_s=300_000) as cluster:
+        rest = cluster.rest()
+        share_ids = [share_with(rest, 300, f"share {number}") for number in range(3)]
+        backup_ids = [rest.create_backup(share_id) for share_id in share_ids]
+        until(lambda: len(queued_and_hosts(cluster)[1]) == 2, "work on both nodes")
+        server.stop()
+        begun_s = time.monotonic()
+        while time.monotonic() - begun_s < away_s:
+            answer = rest.call("GET", "/share-backups")
+            assert answer.status == 503
+            assert "database" in answer.message
+            assert rest.ask_backup(share_ids[0]).status == 503
+        server.start()
+        for backup_id in backup_ids:
+            rest.until_done(backup_id)
+        # None was made of what was refused.
+        assert {backup["id"] for backup in rest.backups()} == set(backup_ids)
+        for share_id, backup_id in zip(share_ids, backup_ids, strict=True):
+            assert_restores(rest, share_id, backup_id, tmp_path)
+        assert_nothing_is_left(cluster, rest)
+
+
+def assert_restores(rest: Rest, share_id: str, backup_id: str, scratch: Path) -> None:
+    """A share comes back as it is now after it has been emptied."""
+    tree = Path(rest.tree(share_id))
+    kept = scratch / f"kept-{backup_id}"
+    shutil.copytree(tree, kept)
+    for path in tree.iterdir():
+        path.unlink()
+    rest.restored(backup_id)
+    assert contents(tree) == contents(kept)
+
+
+def contents(tree: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in tree.iterdir()}
+
+
+# --- the nodes ------------------------------------------------------------------------------------
+
+
+def test_who_has_room_takes_the_next(tmp_path: Path, database: str, bus: RabbitMq) -> None:
+    """The least busy node comes first, since a busy one has no room and a free one pulls."""
+    with running(
+        tmp_path, database, bus.url, nodes=3, max_operations=1, max_bytes_per_s=100_000
+    ) as cluster:
+        rest = cluster.rest()
+        for number in range(4):
+            rest.create_backup(share_with(rest, 100, f"share {number}"))
+        hosts = until(
+            lambda: found if len((found := queued_and_hosts(cluster))[1]) == 3 else None,
+            "work on all nodes",
+        )
+        assert hosts == (1, {"node1", "node2", "node3"})
+        for backup in rest.backups():
+            rest.until_done(backup["id"])
+        assert_nothing_is_left(cluster, rest)
+
+
+@pytest.mark.parametrize(
+    ("shares", "kills_s"), [(6, 15), pytest.param(60, 120, marks=pytest.mark.full)]
+)
+def test_all_ends_well_while_nodes_are_killed(
+    tmp_path: Path, database: str, bus: RabbitMq, shares: int, kills_s: float
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    with running(tmp_path, database, bus.url, nodes=3, apis=2) as cluster:
+        rests = [cluster.rest(0), cluster.rest(1)]
+        rests[0].set_quota(backups=-1, backup_gigabytes=-1)
+        share_ids = [
+            share_with(rests[number % 2], 100, f"share {number}") for number in range(shares)
+        ]
+        trees = {share_id: Path(rests[0].tree(share_id)) for share_id in share_ids}
+        before = {share_id: contents(tree) for share_id, tree in trees.items()}
+        made: dict[str, str] = {}
+        for number, share_id in enumerate(share_ids):
+            made[share_id] = rests[number % 2].create_backup(share_id)
+        busy = dict(made)
+        kills = restores = 0
+        begun_s = time.monotonic()
+        while busy or time.monotonic() - begun_s < kills_s:
+            if time.monotonic() - begun_s < kills_s:
+                victim = chance.choice(cluster.nodes)
+                threading.Event().wait(chance.uniform(0.5, 4))
+                victim.kill()
+                victim.start()
+                kills += 1
+            now = {backup["id"]: backup["status"] for backup in rests[kills % 2].backups()}
+            assert set(now.values()) <= {"creating", "available", "restoring"}, now
+            for share_id, backup_id in list(busy.items()):
+                if now[backup_id] == "available" and rests[0].share_status(share_id) == "available":
+                    assert contents(trees[share_id]) == before[share_id]
+                    del busy[share_id]
+            if time.monotonic() - begun_s < kills_s:
+                for share_id in set(share_ids) - set(busy):
+                    for path in list(trees[share_id].iterdir())[::2]:
+                        path.unlink()
+                    (trees[share_id] / "stranger").write_bytes(b"of nobody")
+                    rests[kills % 2].restore(made[share_id])
+                    busy[share_id] = made[share_id]
+                    restores += 1
+        print(f"{kills} nodes were killed, {restores} restores done")
+        assert kills > kills_s / 8
+        assert restores > 0
+        assert_nothing_is_left(cluster, rests[0])

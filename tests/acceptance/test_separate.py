@@ -79,6 +79,7 @@ def process(program: str, config: Path) -> Iterator[Path]:
             env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
             start_new_session=True,
         )
+    log.with_suffix(".pid").write_text(str(started.pid))
     try:
         yield log
     finally:
@@ -146,3 +147,26 @@ def test_a_data_node_without_a_store_says_which_option_is_missing(config: Path) 
     ended = run([BIN / "manila-backup-data", "--config-file", config])
     assert ended.status == 2
     assert "backup_mount_export" in ended.err
+
+
+def test_at_sighup_a_node_reads_its_rate_again_and_goes_on(config: Path, port: int) -> None:
+    """A backup that would take a quarter of an hour is done at once then, by the same attempt."""
+    options = config.read_text()
+    slow = options.replace("use_bus", "max_bytes_per_s = 1000\nuse_bus")
+    rest = Rest(f"http://127.0.0.1:{port}/v2")
+    with process("manila-backup-api", config):
+        until(lambda: _answers(rest), "an answer of the API")
+        config.write_text(slow)
+        with process("manila-backup-data", config) as log:
+            share_id = rest.create_share("slow")
+            for number in range(10):
+                (Path(rest.tree(share_id)) / f"f{number}").write_bytes(b"x" * 100_000)
+            backup_id = rest.create_backup(share_id)
+            until(lambda: rest.backup_status(backup_id) == "creating", "the backup's begin")
+            until(lambda: rest.operation(backup_id)["status"] == "running", "work")
+            config.write_text(slow.replace("= 1000\n", "= 0\n"))
+            launcher = int(log.with_suffix(".pid").read_text())
+            os.kill(launcher, signal.SIGHUP)
+            rest.until_done(backup_id)
+            assert rest.operation(backup_id)["attempts"] == 1
+            assert "Mutable options have been read again" in log.read_text()
