@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,20 @@ def test_the_policy_sample_is_what_the_code_has() -> None:
     """Regenerate: oslopolicy-sample-generator --config-file etc/oslo-policy-generator/..."""
     ours = generate("oslopolicy-sample-generator", "--namespace", "manila_backup")
     assert (ETC / "policy.yaml.sample").read_text().strip() == ours.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["manila-backup-api", "manila-backup-data"])
+def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
+    """With the programs where they are here, and a user that is here."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed (Debian: systemd)")
+    text = (ETC / "systemd" / f"{name}.service").read_text()
+    text = text.replace("/usr/local/bin", str(Path(sys.executable).parent))
+    unit = tmp_path / f"{name}.service"
+    unit.write_text(text.replace("User=manila-backup", "User=root"))
+    done = subprocess.run(
+        [analyze, "verify", unit], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -24,8 +24,8 @@ esac
 # Servers and file systems that tests start, and a compiler for the native part.
 packages=(
     acl attr btrfs-progs e2fsprogs fpart gcc libc6-dev libfuse3-dev mariadb-client-core
-    mariadb-server-core mount pkg-config postgresql procps python3-dev rsync tar
-    util-linux xfsprogs
+    mariadb-server-core mount pkg-config postgresql procps python3-dev rabbitmq-server rsync
+    systemd tar util-linux xfsprogs
 )
 
 debian_packages() {
