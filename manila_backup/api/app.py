@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from oslo_config import cfg
 from oslo_middleware import http_proxy_to_wsgi, request_id
 
 from manila_backup import policies
-from manila_backup.api import healthcheck, openapi
+from manila_backup.api import healthcheck, metrics, openapi
 from manila_backup.api.context import Authenticator, KeystoneAuth, NoAuth
 from manila_backup.api.keystone import KeystoneFront
 from manila_backup.api.options import Settings
@@ -64,18 +64,21 @@ def build_app(
     app: Any = Application((*table, *openapi.routes(table)), services, authenticator)
     if settings.auth_strategy == "keystone":
         app = KeystoneFront(app, conf)
-    app = _Health(app, healthcheck.build(conf, database))
+    aside = {"/healthcheck": healthcheck.build(conf, database)}
+    if settings.enable_metrics:
+        aside["/metrics"] = metrics.build(database)
+    app = _Aside(app, aside)
     app = http_proxy_to_wsgi.HTTPProxyToWSGI(app, conf)
     return request_id.RequestId(app, conf)  # type: ignore[no-any-return]
 
 
-class _Health:
-    """Sends ``/healthcheck`` past identity and routing."""
+class _Aside:
+    """Sends some paths past identity and routing."""
 
-    def __init__(self, app: WSGIApplication, health: WSGIApplication) -> None:
+    def __init__(self, app: WSGIApplication, aside: Mapping[str, WSGIApplication]) -> None:
         self._app = app
-        self._health = health
+        self._aside = aside
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        chosen = self._health if environ.get("PATH_INFO") == "/healthcheck" else self._app
+        chosen = self._aside.get(environ.get("PATH_INFO", ""), self._app)
         return chosen(environ, start_response)

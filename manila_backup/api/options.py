@@ -69,6 +69,12 @@ OPTS = [
         help="Keys of backup_options that are taken without effect. Any other key that the driver "
         "does not know is refused with 400.",
     ),
+    cfg.BoolOpt(
+        "enable_metrics",
+        default=False,
+        help="Answer /metrics with figures for Prometheus. Nobody is asked for a token: let only "
+        "the monitoring reach it. They have no names of projects.",
+    ),
 ]
 
 
@@ -84,6 +90,7 @@ class Settings:
     share_protocols: tuple[str, ...] = ("NFS",)
     refuse_shares_with_snapshots: bool = True
     ignored_backup_options: tuple[str, ...] = ("dummy", "backup_type")
+    enable_metrics: bool = False
     quota_defaults: Limits = field(default_factory=Limits)
     known_backup_options: tuple[str, ...] = ()
     """Keys of backup_options that the driver understands."""

@@ -8,15 +8,18 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.cluster import Cluster, running
-from tests.acceptance.rest import Rest
+from tests.acceptance.rest import Answer, Rest
 from tests.acceptance.waiting import until
-from tests.support.databases import NAME, MariaDb
+from tests.support.databases import NAME, MariaDb, PostgreSql
 from tests.support.rabbitmq import RabbitMq
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
@@ -97,6 +100,43 @@ def test_work_goes_on_while_the_bus_is_away(tmp_path: Path, database: str, bus: 
         bus.start()
         until(lambda: seconds_for_a_backup(rest) < 8, "a wake-up over the bus")
         assert_nothing_is_left(cluster, rest)
+
+
+# --- crowds ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["mariadb", "postgresql"])
+def any_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "mariadb":
+        yield request.getfixturevalue("database")
+    else:
+        with PostgreSql() as found:
+            yield found.url
+
+
+def all_at_once(asks: list[Callable[[], Answer]]) -> Counter[int]:
+    """How often which status was answered."""
+    with ThreadPoolExecutor(len(asks)) as pool:
+        return Counter(answer.status for answer in pool.map(lambda ask: ask(), asks))
+
+
+def test_of_a_crowd_as_many_come_in_as_may(tmp_path: Path, any_database: str) -> None:
+    """Through two API processes; nobody works meanwhile."""
+    with running(tmp_path, any_database, nodes=0, apis=2) as cluster:
+        rests = [cluster.rest(0), cluster.rest(1)]
+        rests[0].set_quota(backups=-1, backup_gigabytes=-1)
+        share_id = share_with(rests[0], 1)
+        one = [partial(rests[number % 2].ask_backup, share_id) for number in range(50)]
+        assert all_at_once(one) == {202: 1, 409: 49}
+        assert rests[0].usage() == (1, 1)
+        rests[0].set_quota(backups=7)
+        share_ids = [share_with(rests[0], 0, f"share {number}") for number in range(200)]
+        many = [
+            partial(rests[number % 2].ask_backup, found) for number, found in enumerate(share_ids)
+        ]
+        assert all_at_once(many) == {202: 6, 413: 194}
+        assert rests[0].usage() == (7, 7)
+        assert cluster.manage("quota check").status == 0
 
 
 # --- the database ---------------------------------------------------------------------------------

@@ -176,10 +176,15 @@ class Api:
 
     def finish(self, backup_id: str) -> None:
         """A data node takes the backup's queued operation and succeeds."""
-        held = self.claim(backup_id)
-        stored = _stored(self.row(backup_id), held.epoch)
+        self.complete(backup_id, self.claim(backup_id))
+
+    def complete(self, backup_id: str, held: Operation, **changes: Any) -> None:
+        """The data node that has taken the operation succeeds, with ``changes`` to what it has
+        stored."""
+        stored = replace(_stored(self.row(backup_id), held.epoch), **changes)
         self.manifests.add(backup_id)
-        self.end(held, Outcome(event=OperationEvent.FINISH, stored=stored))
+        finish = OperationEvent.FINISH
+        self.end(held, Outcome(event=finish, stored=stored, counters=stored.counters))
 
     def fail(self, backup_id: str, reason: str = "disk full", *, written: bool = False) -> None:
         """A data node takes the backup's queued operation and fails."""
