@@ -28,6 +28,7 @@ from manila_backup.data.rpcapi import (
     NullWaker,
     Waker,
     WakeUpServer,
+    get_notifications,
     get_transport,
 )
 from manila_backup.db.engine import Database
@@ -67,6 +68,7 @@ def build_node(conf: cfg.ConfigOpts) -> Node:
         provider=build_provider(conf),
         mounts=MountManager(conf.mount_directory),
         rate=SharedRate(conf.max_bytes_per_s),
+        notifications=get_notifications(conf, conf.host),
     )
 
 

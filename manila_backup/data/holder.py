@@ -57,6 +57,10 @@ class Stop:
         self.event.set()
 
 
+_TELL_PERCENT = 10
+"""How far an operation comes between two notifications."""
+
+
 class Holder:
     """One epoch of one operation, as its node holds it. Every write is fenced by the epoch, and
     who learns from one that the operation is another's stops touching anything.
@@ -70,6 +74,7 @@ class Holder:
         self.stop = stop
         self.counters = Counters()
         self._percent = operation.progress
+        self._told_percent = operation.progress
 
     def hooks(self) -> Hooks:
         """For a worker that works for the operation."""
@@ -188,3 +193,8 @@ class Holder:
                 )
 
         self._write_held(write)
+        if percent // _TELL_PERCENT > self._told_percent // _TELL_PERCENT:
+            self._told_percent = percent
+            self.node.notifications.emit(
+                self.operation, "progress", percent=percent, counters=progress.counters
+            )

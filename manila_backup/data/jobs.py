@@ -48,9 +48,10 @@ class Job:
         Raises nothing: this is the boundary at which errors become outcomes.
         """
         try:
+            self.node.notifications.emit(self.held, "start")
             outcome = self._attempt()
             if outcome is not None and not self.stop.lost:
-                self._end(outcome)
+                self._tell(self._end(outcome))
         except (exception.StaleRow, exception.LeaseLost):
             LOG.warning(
                 "Operation %s is no longer this node's (epoch %d).", self.held.id, self.held.epoch
@@ -138,7 +139,14 @@ class Job:
             )
         )
 
-    def _end(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: Outcome) -> None:
+        what = "end" if outcome.succeeded else "error"
+        self.node.notifications.emit(
+            self.held, what, counters=outcome.counters, fail_reason=outcome.reason
+        )
+
+    def _end(self, outcome: Outcome) -> Outcome:
+        """As what it has ended."""
         try:
             self.node.database.write(lambda session: self._end_in(session, outcome))
         except exception.IllegalTransition as error:
@@ -147,6 +155,8 @@ class Job:
                 event=OperationEvent.FAIL, reason=str(error), counters=outcome.counters
             )
             self.node.database.write(lambda session: endings.end(session, self.held, failed))
+            return failed
+        return outcome
 
     def _end_in(self, session: Session, outcome: Outcome) -> None:
         endings.end(session, self.held, outcome)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from oslo_config import cfg
 
 from manila_backup.data.copy.rate import SharedRate
 from manila_backup.data.mounts import MountManager
+from manila_backup.data.notifications import NoNotifications, Notifications
 from manila_backup.db.engine import Database
 from manila_backup.share.base import ShareProvider
 from manila_backup.states import OperationKind
@@ -229,6 +230,7 @@ class Node:
     provider: ShareProvider
     mounts: MountManager
     rate: SharedRate
+    notifications: Notifications = field(default_factory=NoNotifications)
 
     @property
     def parallelism(self) -> Parallelism:

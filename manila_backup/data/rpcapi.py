@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -18,6 +17,8 @@ from oslo_config import cfg
 from oslo_log import log
 
 from manila_backup.data.node import TOPIC
+from manila_backup.data.notifications import BusNotifications, NoNotifications, Notifications
+from manila_backup.data.outbox import Outbox
 
 LOG = log.getLogger(__name__)
 
@@ -30,9 +31,23 @@ _HIDDEN_OPTIONS = {
 
 
 def get_transport(conf: cfg.ConfigOpts) -> Any:
-    """The RPC transport that ``conf`` names.
+    """The RPC transport that ``conf`` names."""
+    _register_hidden(conf)
+    return oslo_messaging.get_rpc_transport(conf)
 
-    oslo.messaging registers some options with oslo.config's global object only, but asks the
+
+def get_notifications(conf: cfg.ConfigOpts, host: str) -> Notifications:
+    """As [oslo_messaging_notifications] says; without a driver there nobody is told anything."""
+    _register_hidden(conf)
+    transport = oslo_messaging.get_notification_transport(conf)
+    if not conf.oslo_messaging_notifications.driver:
+        return NoNotifications()
+    publisher = f"manila-backup-data.{host}"
+    return BusNotifications(oslo_messaging.Notifier(transport, publisher_id=publisher, retry=0))
+
+
+def _register_hidden(conf: cfg.ConfigOpts) -> None:
+    """oslo.messaging registers some options with oslo.config's global object only, but asks the
     transport's own for them at each message, sent or received (seen in 18.3): with a ``conf`` that
     lacks them no message gets through.
     """
@@ -43,7 +58,6 @@ def get_transport(conf: cfg.ConfigOpts) -> Any:
             LOG.debug("This oslo.messaging has no options %s.", group)
         else:
             conf.register_opts(options, group=group)
-    return oslo_messaging.get_rpc_transport(conf)
 
 
 class Waker(Protocol):
@@ -71,45 +85,20 @@ class NullWaker:
         return
 
 
-_WAITING = 100
-"""Wake-ups that may wait for the bus. One would do: a node that is woken looks at all that is
-queued."""
-
-
 class MessagingWaker:
-    """Casts to all data nodes over oslo.messaging, from a thread of its own: a bus that is away, or
-    that swallows packets, keeps no request waiting. The thread ends when all is sent.
-    """
+    """Casts to all data nodes over oslo.messaging."""
 
     def __init__(self, transport: Any) -> None:
         target = oslo_messaging.Target(topic=TOPIC, version="1.0", fanout=True)
         self._client = oslo_messaging.get_rpc_client(transport, target, retry=0)
-        self._lock = threading.Lock()
-        self._waiting: deque[str] = deque()
-        self._is_sending = False
+        self._outbox = Outbox[str]("A wake-up for an operation", self._cast)
 
     def wake(self, operation_id: str) -> None:
-        with self._lock:
-            if len(self._waiting) >= _WAITING:
-                LOG.warning("A wake-up for operation %s was not sent: too many wait.", operation_id)
-                return
-            self._waiting.append(operation_id)
-            if not self._is_sending:
-                threading.Thread(target=self._send, name="waker", daemon=True).start()
-                self._is_sending = True
+        self._outbox.put(operation_id)
 
-    def _send(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._is_sending = False
-                    return
-                operation_id = self._waiting.popleft()
-            try:
-                self._client.cast({}, "wake", operation_id=operation_id)
-            except Exception as error:  # noqa: BLE001 - a bus fails in many ways
-                # The operation is committed; the nodes' polls heal what the bus lost.
-                LOG.warning("A wake-up for operation %s was not sent: %s", operation_id, error)
+    def _cast(self, operation_id: str) -> None:
+        # The operation is committed; the nodes' polls heal what the bus loses.
+        self._client.cast({}, "wake", operation_id=operation_id)
 
 
 class WakeUpEndpoint:
