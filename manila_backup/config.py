@@ -35,6 +35,14 @@ def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
     ]
 
 
+def register(conf: cfg.ConfigOpts) -> None:
+    """All options of the service."""
+    log.register_options(conf)
+    conf.register_opts(db_options.database_opts, group="database")
+    for group, opts in list_opts():
+        conf.register_opts(opts, group=group)
+
+
 def load(arguments: Sequence[str], files: Sequence[str] | None = None) -> cfg.ConfigOpts:
     """Parse the options of a command line (``--config-file``, ``--debug``, ...) and the files.
 
@@ -42,10 +50,7 @@ def load(arguments: Sequence[str], files: Sequence[str] | None = None) -> cfg.Co
     :raises cfg.ConfigFilesNotFoundError: (and other oslo.config errors) naming file or option.
     """
     conf = cfg.ConfigOpts()
-    log.register_options(conf)
-    conf.register_opts(db_options.database_opts, group="database")
-    for group, opts in list_opts():
-        conf.register_opts(opts, group=group)
+    register(conf)
     conf(list(arguments), project=PROJECT, default_config_files=None if files is None else files)
     return conf
 

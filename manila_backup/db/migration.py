@@ -37,10 +37,19 @@ def version(database: Database) -> str | None:
 
 def head() -> str:
     """The revision this code needs."""
-    config = Config()
-    location = resources.files("manila_backup.db") / "migrations"
-    config.set_main_option("script_location", str(location).replace("%", "%%"))
-    found = ScriptDirectory.from_config(config).get_current_head()
+    found = _scripts().get_current_head()
     if found is None:
         raise RuntimeError("no migrations were installed")
     return found
+
+
+def is_known(revision: str) -> bool:
+    """Whether this code can bring the schema from there to its own."""
+    return any(script.revision == revision for script in _scripts().walk_revisions())
+
+
+def _scripts() -> ScriptDirectory:
+    config = Config()
+    location = resources.files("manila_backup.db") / "migrations"
+    config.set_main_option("script_location", str(location).replace("%", "%%"))
+    return ScriptDirectory.from_config(config)
