@@ -7,6 +7,7 @@ process that works: a launcher may fork before it.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from cheroot import wsgi
 from oslo_config import cfg
 from oslo_log import log
 from oslo_service import service
-from oslo_service.backend._threading.service import ServiceWrapper
 from stevedore.driver import DriverManager
 
 from manila_backup.data.copy.rate import SharedRate
@@ -184,9 +184,13 @@ def _reset_at_sighup(conf: cfg.ConfigOpts) -> None:
     child would end, hand its operations over, and be started again.
     """
 
-    def reload(wrapper: ServiceWrapper) -> None:
+    def reload(wrapper: Any) -> None:
         conf.mutate_config_files()
         wrapper.service_instance.reset()
         LOG.info("Mutable options have been read again.")
 
-    ServiceWrapper.reload = reload
+    try:
+        module = importlib.import_module("oslo_service.backend._threading.service")
+        module.ServiceWrapper.reload = reload
+    except (ImportError, AttributeError):
+        LOG.warning("This oslo.service is built in another way: SIGHUP restarts the service.")

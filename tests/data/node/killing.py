@@ -61,3 +61,45 @@ def _work_until(world: World, at: str, queued: Operation) -> None:
 def _kill_at_end(connection: Any, cursor: Any, sql: str, *_: Any) -> None:
     if sql.startswith("UPDATE operations") and "finished_at_us=" in sql:
         kill_self()
+
+
+def suspend_self() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def suspended_at(world: World, at: str, queued: Operation) -> int:
+    """Work on the operation in a child that is suspended at the step; its pid. Its worker, if there
+    is one by then, waits until it is continued. Not in a transaction: SQLite's locks all others
+    out."""
+    child = os.fork()
+    if child == 0:
+        _work_suspended(world, at, queued)
+    _, status = os.waitpid(child, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), f"the job did not come to {at}"
+    return child
+
+
+def continued(child: int) -> None:
+    """Let it go on to its end, which must be one without an error."""
+    os.kill(child, signal.SIGCONT)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFEXITED(status)
+    assert os.WEXITSTATUS(status) == 0
+
+
+def _work_suspended(world: World, at: str, queued: Operation) -> None:
+    status = 1
+    try:
+        world.database = Database(world.database.connection)
+        step, _, turn = at.partition(" ")
+        if turn:
+            world.steps.before(step, suspend_self, time=int(turn))
+        else:
+            world.workers.lay(step, "pass")
+            world.workers.meet_and(step, suspend_self, go=True)
+        world.work(queued)
+        status = 0
+    except BaseException:  # noqa: BLE001 - the boundary of the process
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(status)
