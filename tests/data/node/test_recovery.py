@@ -21,7 +21,7 @@ from manila_backup.db.intents import IntentKind
 from manila_backup.db.operations import Operation
 from manila_backup.states import BackupStatus, OperationStatus, ShareStatus
 from tests.data.node.faulty import wait_for
-from tests.data.node.killing import END, killed_at
+from tests.data.node.killing import END, in_full, killed_at
 from tests.data.node.processes import is_alive
 from tests.data.node.world import IS_ROOT, World
 from tests.db.rivals import execute
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 DONE, FAILED, RUNNING = OperationStatus.DONE, OperationStatus.FAILED, OperationStatus.RUNNING
 
-MOUNTS = ["mount 1", "mount 2", "umount 1"] if IS_ROOT else []
+MOUNTS = ["mount 1", "mount 2", "umount 1", "umount 2"] if IS_ROOT else []
 
 
 @contextmanager
@@ -79,7 +79,13 @@ def test_a_create_is_completed_wherever_its_node_was_killed(world: World, at: st
     world.assert_nothing_is_left(share_id)
 
 
-@pytest.mark.parametrize("at", ["write", END])
+@pytest.mark.parametrize(
+    "at",
+    [
+        *("write", END),
+        *in_full("mark 1", "marked 1", "grant 1", "granted 1", *MOUNTS, "revoke 1", "unmark 1"),
+    ],
+)
 @pytest.mark.slow
 def test_a_restore_is_completed_wherever_its_node_was_killed(world: World, at: str) -> None:
     share_id = world.small_share()

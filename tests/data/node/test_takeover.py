@@ -19,13 +19,14 @@ from manila_backup.db.operations import Operation
 from manila_backup.states import BackupStatus, OperationStatus, ShareStatus
 from manila_backup.types import AccessLevel
 from tests.data.node.faulty import wait_for
-from tests.data.node.killing import END, killed_at
-from tests.data.node.world import ADDRESS, World
+from tests.data.node.killing import END, in_full, killed_at
+from tests.data.node.world import ADDRESS, IS_ROOT, World
 from tests.db.rivals import execute
 
 pytestmark = pytest.mark.slow
 
 OTHER_ADDRESS = "192.0.2.8"
+MOUNTS = ["mount 1", "mount 2", "umount 1", "umount 2"] if IS_ROOT else []
 DONE, FAILED, QUEUED = OperationStatus.DONE, OperationStatus.FAILED, OperationStatus.QUEUED
 
 
@@ -61,7 +62,13 @@ def comes_back(world: World) -> None:
     manager.stop()
 
 
-@pytest.mark.parametrize("at", ["mark 1", "grant 1", "publish", "unmark 1", END])
+@pytest.mark.parametrize(
+    "at",
+    [
+        *("mark 1", "grant 1", "publish", "unmark 1", END),
+        *in_full("marked 1", "granted 1", *MOUNTS, "done", "revoke 1"),
+    ],
+)
 def test_a_create_is_completed_by_another_node(world: World, at: str) -> None:
     share_id = world.small_share()
     queued = world.queue_backup(share_id)
@@ -81,7 +88,13 @@ def test_a_create_is_completed_by_another_node(world: World, at: str) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["this machine", "another machine"])
-@pytest.mark.parametrize("at", ["granted 1", "write", END])
+@pytest.mark.parametrize(
+    "at",
+    [
+        *("granted 1", "write", END),
+        *in_full("mark 1", "marked 1", "grant 1", *MOUNTS, "revoke 1", "unmark 1"),
+    ],
+)
 def test_a_restore_is_completed_by_another_node(world: World, at: str, elsewhere: bool) -> None:
     share_id = world.small_share()
     before = world.tree(share_id)
