@@ -40,6 +40,22 @@ def reload(database: Database, operation_id: str) -> Operation:
         return operations.get(session, operation_id)
 
 
+def test_what_becomes_of_one_is_not_of_another(database: Database) -> None:
+    """Not even if both are at the same status and epoch."""
+    one, other = (database.write(put_operation) for _ in range(2))
+    with database.writer() as session:
+        operations.transition(session, operations.get(session, one), OperationEvent.CANCEL)
+    assert reload(database, one).status is OperationStatus.CANCELLED
+    assert reload(database, other).status is OperationStatus.QUEUED
+    claimed = [claim(database, database.write(put_operation)) for _ in range(2)]
+    with database.writer() as session:
+        operations.transition(session, claimed[0], OperationEvent.FINISH)
+    assert [reload(database, held.id).status for held in claimed] == [
+        OperationStatus.DONE,
+        OperationStatus.RUNNING,
+    ]
+
+
 # --- making and reading ---------------------------------------------------------------------------
 
 
