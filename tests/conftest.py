@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.children import LASTING
+from tests.support.children import LASTING, commands
 from tests.support.databases import SERVERS
 
 if TYPE_CHECKING:
@@ -181,34 +181,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 # --- no processes left behind ---------------------------------------------------------------------
 
-_KEPT_BY_PYTHON = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
-"""One each per process, started by multiprocessing at its first use and ended with us."""
-
 _children_before_call = pytest.StashKey[dict[int, str]]()
-
-
-def _children() -> dict[int, str]:
-    """Our child processes, dead ones that nobody waited for included: pid -> command line."""
-    found = {}
-    for listing in Path("/proc/self/task").glob("*/children"):
-        try:
-            pids = [int(pid) for pid in listing.read_text().split()]
-        except OSError:  # the thread has ended meanwhile
-            continue
-        for pid in pids:
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if not any(kept in command for kept in _KEPT_BY_PYTHON):
-                found[pid] = command.replace(b"\0", b" ").decode(errors="replace") or "(a zombie)"
-    return found
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     # Taken after the set-up: services that a wider fixture has started may live on.
-    item.stash[_children_before_call] = _children()
+    item.stash[_children_before_call] = commands()
     return (yield)
 
 
@@ -218,14 +197,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     before = item.stash.get(_children_before_call, None)
     if before is not None:
         known = before.keys() | LASTING
-        left = {pid: command for pid, command in _children().items() if pid not in known}
+        left = {pid: command for pid, command in commands().items() if pid not in known}
         assert not left, f"the test left child processes behind: {left}"
     return result
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-    left = _children()
+    left = commands()
     if left:
         reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
