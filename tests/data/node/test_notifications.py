@@ -18,6 +18,8 @@ from manila_backup.states import BackupStatus
 from tests.data.node.faulty import LIMIT_S, wait_for
 from tests.data.node.world import World
 
+pytestmark = pytest.mark.slow
+
 
 class Heard:
     """Instead of oslo.messaging's notifier: (priority, event type, payload)."""
