@@ -101,18 +101,18 @@ class Pulse:
         self.pace(count_bytes)
 
     def pace(self, count_bytes: int) -> None:
-        """So much content has passed: wait as long as the rate wants it.
+        """So much content has passed: wait as long as the rate wants it, or until another is set.
 
         :raises Cancelled:
         """
         if self._rate is None or not count_bytes:
             return
-        debt_s = self._rate.debt_s(count_bytes)
-        self.notes.paced_s += max(debt_s, 0.0)
-        until_s = time.monotonic() + debt_s
-        while (left_s := until_s - time.monotonic()) > 0:
+        begun_s = time.monotonic()
+        until_s = begun_s + self._rate.debt_s(count_bytes)
+        while (left_s := until_s - time.monotonic()) > 0 and not self._rate.is_forgiven:
             time.sleep(min(left_s, _PACE_S))
             self.check()
+        self.notes.paced_s += time.monotonic() - begun_s
 
     def check(self) -> None:
         """:raises Cancelled:"""

@@ -21,9 +21,9 @@ from manila_backup.exception import WorkerDied
 BURST_S = 0.25
 """What was not used lately is not lost: so much of it may be moved at once."""
 
-_LAYOUT = struct.Struct("<dd")
-"""Bytes per second, 0 for as many as can be; and the CLOCK_MONOTONIC second, the same for all
-processes of a machine, that is paid for."""
+_LAYOUT = struct.Struct("<ddQ")
+"""Bytes per second, 0 for as many as can be; the CLOCK_MONOTONIC second, the same for all processes
+of a machine, that is paid for; and how often a rate was set."""
 
 
 class RateLimit:
@@ -36,22 +36,26 @@ class RateLimit:
         except OSError as error:
             raise WorkerDied(how="its node has ended") from error
         weakref.finalize(self, os.close, self._fd)
+        self._setting = 0
 
     def debt_s(self, count_bytes: int) -> float:
-        """Count what was moved; how long to wait before more may be."""
-        rate: float
-        paid_s: float
+        """Count what was moved; how long to wait before more may be, unless it is forgiven."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
-            rate, paid_s = _LAYOUT.unpack(os.pread(self._fd, _LAYOUT.size, 0))
+            rate, paid_s, self._setting = _read(self._fd)
             if rate <= 0:
                 return 0.0
             now_s = time.monotonic()
             paid_s = max(paid_s, now_s - BURST_S) + count_bytes / rate
-            os.pwrite(self._fd, _LAYOUT.pack(rate, paid_s), 0)
+            os.pwrite(self._fd, _LAYOUT.pack(rate, paid_s, self._setting), 0)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         return paid_s - now_s
+
+    @property
+    def is_forgiven(self) -> bool:
+        """Whether another rate was set after the last debt was made."""
+        return _read(self._fd)[2] != self._setting
 
 
 class SharedRate:
@@ -64,16 +68,22 @@ class SharedRate:
         """0: no limit."""
         self._fd = os.memfd_create("rate", os.MFD_CLOEXEC)
         self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
-        os.pwrite(self._fd, _LAYOUT.pack(0.0, 0.0), 0)
+        os.pwrite(self._fd, _LAYOUT.pack(0.0, 0.0, 0), 0)
         self.set(bytes_per_s)
 
     def set(self, bytes_per_s: float) -> None:
         """Also for what is in work; debts made at the former rate are forgiven."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
-            os.pwrite(self._fd, _LAYOUT.pack(float(bytes_per_s), time.monotonic()), 0)
+            setting = _read(self._fd)[2] + 1
+            os.pwrite(self._fd, _LAYOUT.pack(float(bytes_per_s), time.monotonic(), setting), 0)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _read(fd: int) -> tuple[float, float, int]:
+    rate, paid_s, setting = _LAYOUT.unpack(os.pread(fd, _LAYOUT.size, 0))
+    return rate, paid_s, setting

@@ -197,3 +197,27 @@ def test_a_copy_that_waits_is_cancelled_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - begun_s < 5  # it would wait for an hour
     assert os.listdir(tmp_path / "target") == []
     shared.close()
+
+
+def test_a_copy_that_waits_hears_of_a_new_rate(tmp_path: Path) -> None:
+    """It would wait for an hour at the rate that it began with."""
+    shared = SharedRate(1000)
+    fill(tmp_path / "source", "large", 4 * MB)
+    waits = threading.Event()
+    limit = RateLimit(shared.path)
+
+    def set_another() -> None:
+        while limit.debt_s(0) < 100:
+            time.sleep(0.01)
+        waits.set()
+        shared.set(0)
+
+    other = threading.Thread(target=set_another)
+    other.start()
+    begun_s = time.monotonic()
+    options = CopyOptions(rate_path=shared.path)
+    copied(tmp_path / "source", tmp_path / "target", options, no_progress)
+    other.join()
+    assert waits.is_set()
+    assert time.monotonic() - begun_s < 10
+    shared.close()
