@@ -13,32 +13,27 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from tests.support.children import LASTING
 from tests.support.ports import free_port
+from tests.support.servers import MissingServer, Server
 
 START_S = 60
 STOP_S = 30
 NAME = "manila_backup"
 
 
-class MissingServer(Exception):
-    """The programs are not installed."""
-
-
-class DatabaseServer(abc.ABC):
+class DatabaseServer(Server):
     """A context manager; ``url`` leads to an empty database in it, with SQLAlchemy."""
 
     def __init__(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-"))
+        super().__init__()
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -46,27 +41,10 @@ class DatabaseServer(abc.ABC):
     @abc.abstractmethod
     def url(self) -> str: ...
 
-    def __enter__(self) -> DatabaseServer:
-        try:
-            self._prepare()
-            self.start()
-            self._create()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.stop()
-        shutil.rmtree(self._directory)
+    def _set_up(self) -> None:
+        self._prepare()
+        self.start()
+        self._create()
 
     # --- a server's life --------------------------------------------------------------------------
 

@@ -6,28 +6,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 
 from tests.support.children import LASTING
-from tests.support.databases import MissingServer
 from tests.support.ports import free_port
+from tests.support.servers import MissingServer, Server
 
 START_S = 120
 STOP_S = 30
 
 
-class RabbitMq:
+class RabbitMq(Server):
     """A context manager; ``url`` is for oslo.messaging. What was queued is lost with a stop."""
 
     def __init__(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
+        super().__init__()
         self.port = free_port()
         self._distribution_port = free_port()
         self._mapper_port = free_port()
@@ -38,29 +35,16 @@ class RabbitMq:
     def url(self) -> str:
         return f"rabbit://guest:guest@127.0.0.1:{self.port}/"
 
-    def __enter__(self) -> RabbitMq:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         self.stop()
         if self._mapper is not None:
             self._mapper.kill()
             self._mapper.wait()
             LASTING.discard(self._mapper.pid)
-        shutil.rmtree(self._directory)
+        super().close()
+
+    def _set_up(self) -> None:
+        self.start()
 
     def start(self) -> None:
         """Also again, after :meth:`stop`; returns when it takes connections."""
