@@ -15,6 +15,7 @@ import manila_backup.oslo_threading  # noqa: F401  isort: skip - before what it 
 import oslo_messaging
 from oslo_config import cfg
 from oslo_log import log
+from oslo_messaging import opts
 
 from manila_backup.data.node import TOPIC
 from manila_backup.data.notifications import BusNotifications, NoNotifications, Notifications
@@ -22,6 +23,7 @@ from manila_backup.data.outbox import Outbox
 
 LOG = log.getLogger(__name__)
 
+_NOTIFICATIONS = "oslo_messaging_notifications"
 
 _HIDDEN_OPTIONS = {
     "oslo_messaging_metrics": "oslo_messaging._metrics.client",
@@ -37,13 +39,20 @@ def get_transport(conf: cfg.ConfigOpts) -> Any:
 
 
 def get_notifications(conf: cfg.ConfigOpts, host: str) -> Notifications:
-    """As [oslo_messaging_notifications] says; without a driver there nobody is told anything."""
+    """As [oslo_messaging_notifications] says; without a driver there nobody is told anything and no
+    bus need be named.
+    """
     _register_hidden(conf)
-    transport = oslo_messaging.get_notification_transport(conf)
-    if not conf.oslo_messaging_notifications.driver:
+    conf.register_opts(_options_of_notifications(), group=_NOTIFICATIONS)
+    if not conf[_NOTIFICATIONS].driver:
         return NoNotifications()
+    transport = oslo_messaging.get_notification_transport(conf)
     publisher = f"manila-backup-data.{host}"
     return BusNotifications(oslo_messaging.Notifier(transport, publisher_id=publisher, retry=0))
+
+
+def _options_of_notifications() -> list[cfg.Opt]:
+    return next(options for group, options in opts.list_opts() if group == _NOTIFICATIONS)
 
 
 def _register_hidden(conf: cfg.ConfigOpts) -> None:
