@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page of memory that the processes of one copy share: the order to stop, and live figures."""
+"""A page of memory that the processes of one copy share: what they are told, and live figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import struct
 
 _SLOT = struct.Struct("=Q")
 _FIRST = 64
-"""The order to stop has a cache line of its own: every worker looks at it all the time."""
+"""What they are told has a cache line of its own: every worker looks at it all the time."""
+
+_STOP, _SHARE = 0, 1
 
 
 class Board:
@@ -29,10 +31,17 @@ class Board:
         return cls(fd, slots)
 
     def stop(self) -> None:
-        self._memory[0] = 1
+        self._memory[_STOP] = 1
 
     def is_stopped(self) -> bool:
-        return self._memory[0] != 0
+        return self._memory[_STOP] != 0
+
+    def ask_to_share(self, *, is_asked: bool) -> None:
+        """Whether workers shall give back what they have not begun, since others have nothing."""
+        self._memory[_SHARE] = is_asked
+
+    def is_asked_to_share(self) -> bool:
+        return self._memory[_SHARE] != 0
 
     def put(self, slot: int, figure: int) -> None:
         _SLOT.pack_into(self._memory, _FIRST + slot * _SLOT.size, max(figure, 0))

@@ -145,6 +145,7 @@ def _serve(connection: Connection, setup: Setup, board: Board) -> None:
         live=lambda index, figure: board.put(setup.first_slot + index, figure),
         done=done,
         rate_path=setup.options.rate_path,
+        is_asked_to_share=board.is_asked_to_share,
     )
     # What there is by now stays: no need to look at it again at each collection.
     gc.freeze()

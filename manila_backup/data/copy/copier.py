@@ -66,7 +66,7 @@ LARGE_BYTES = 64 << 20
 """Files from this size are tasks of their own."""
 
 _SHARE_BYTES = 32 << 20
-"""After so much content a task gives back what is left of it, for others to take."""
+"""After so much content a task gives back what is left of it, whether or not others ask for it."""
 
 
 class Copier:
@@ -185,8 +185,9 @@ class Copier:
         records = _Records()
         if names is not None:
             self.lister.prune(directory, (name for name, _ in names))
-            records = self._copy(directory, opened.fd, names[: task.limit], notes)
-            names = records.left + names[task.limit :]
+            if len(names) <= task.limit:
+                records = self._copy(directory, opened.fd, names, notes)
+                names = records.left
         is_finished = names == [] and all(type(value) is bytes for _, value in records.done)
         act = self._target.finish_new if is_finished else self._target.dress
         held = self._checked(path, lambda: act(path, made, wanted))
@@ -269,13 +270,18 @@ class Copier:
     ) -> _Records:
         """Copy some entries in order, slice by slice."""
         records = _Records()
+        into = None if whole else self._small.into(directory, names)
         size = 1 if whole else _SLICE  # whole, each may be of any size
-        for start in range(0, len(names), size):
-            if self._share and notes.bytes > _SHARE_BYTES:
-                records.left = names[start:]
+        start = 0
+        while start < len(names):
+            if start and self._is_to_share(notes):
                 break
             part = names[start : start + size]
-            small = {} if whole else self._small.copy(directory, fd, part, notes)
+            small: dict[bytes, bytes] = {}
+            if into is not None:
+                small, count = self._small.copy(into, fd, part, notes)
+                part = part[:count]
+            start += len(part)
             for name, kind in part:
                 if name in small:
                     if self._hashing:
@@ -286,7 +292,14 @@ class Copier:
                     record = self._copy_entry(directory, fd, name, notes, whole=whole, large=large)
                     if record is not None:
                         records.done.append((name, record))
+        records.left = names[start:]
         return records
+
+    def _is_to_share(self, notes: Notes) -> bool:
+        """Whether to give back what is left of a task, for others to take."""
+        if not self._share:
+            return False
+        return notes.bytes > _SHARE_BYTES or self._pulse.is_asked_to_share()
 
     # --- one entry, the careful way ---------------------------------------------------------------
 

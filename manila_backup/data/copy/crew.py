@@ -52,8 +52,13 @@ class Crew(Protocol[T_contra]):
         """How many entries a bundle should have at least."""
 
     @property
-    def workers(self) -> int:
-        """How many bundles are worked at at the same time, at most."""
+    def long_batch(self) -> int:
+        """How many entries a task may have if what is left of it can be given back: what it costs
+        besides its entries counts where these are slow."""
+
+    def share(self, *, is_all_given_out: bool) -> None:
+        """If nobody has anything more to give out and workers stand idle: the others are to give
+        back what they have not begun. To be called again whenever that may have changed."""
 
     def submit(self, bundle: Bundle[T_contra]) -> None: ...
 
@@ -77,8 +82,7 @@ class InlineCrew(Generic[T]):
     def __init__(self, worker: Worker[T]) -> None:
         self._worker = worker
         self._bundle: Bundle[T] = []
-        self.batch = BATCH
-        self.workers = 1
+        self.batch = self.long_batch = BATCH
 
     @property
     def room(self) -> int:
@@ -92,6 +96,9 @@ class InlineCrew(Generic[T]):
             return []
         (number, task), *self._bundle = self._bundle
         return [(number, self._worker.do(task))]
+
+    def share(self, *, is_all_given_out: bool) -> None:
+        pass
 
     def live_bytes(self) -> int:
         return 0
@@ -149,9 +156,11 @@ class ThreadTeam(Generic[T]):
         live: Callable[[int, int], None],
         done: Callable[[list[Done]], None],
         rate_path: str | None = None,
+        is_asked_to_share: Callable[[], bool] = lambda: False,
     ) -> None:
         """``live(index, bytes)``: what the thread's bundle has moved so far, 0 after it."""
         self._rate_path = rate_path
+        self._is_asked_to_share = is_asked_to_share
         self._make_worker = make_worker
         self._limit = threads
         self._cancelled = cancelled
@@ -190,7 +199,9 @@ class ThreadTeam(Generic[T]):
             thread.join()
 
     def _pulse(self, live: Callable[[Notes], None]) -> Pulse:
-        return Pulse(self._cancelled, live, self._rate_path)
+        return Pulse(
+            self._cancelled, live, self._rate_path, is_asked_to_share=self._is_asked_to_share
+        )
 
     def _run(self, index: int) -> None:
         moved_bytes = 0  # by tasks of the bundle that have ended
@@ -205,7 +216,7 @@ class ThreadTeam(Generic[T]):
                 done: list[Done] = []
                 until_s = time.perf_counter() + _BUNDLE_S
                 for number, task in bundle:
-                    if done and time.perf_counter() > until_s:
+                    if done and (time.perf_counter() > until_s or self._is_asked_to_share()):
                         break
                     try:
                         if worker is None:

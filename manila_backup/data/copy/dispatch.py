@@ -18,9 +18,6 @@ _WAIT_S = 0.2
 """How long nobody asks whether to cancel, at most."""
 
 _FIRST_BATCH = 16
-_MOST_BATCH = 128
-_ROUNDS = 3
-"""So many bundles each worker is to get of what is left."""
 
 _LONG_S = 0.1
 
@@ -58,18 +55,16 @@ class Dispatch:
         self._done: deque[Done] = deque()
         self._number = 0
         self._since_s = time.monotonic()
-        self.backlog = 0
-        """About how many entries are left that nobody has handed in yet; the coordinator's."""
 
     @property
     def batch(self) -> int:
-        """How many entries a bundle, and so a task, should have: few, until it is known how long
-        they take; as many as make no worker wait at the end while there are many left, since what
-        a task takes besides its entries counts where these are slow."""
-        if self._start is not None:
-            return _FIRST_BATCH
-        fair = self.backlog // (_ROUNDS * self._crew.workers)
-        return max(self._crew.batch, min(fair, _MOST_BATCH))
+        """How many entries a bundle should have: few, until it is known how long they take."""
+        return _FIRST_BATCH if self._start is not None else self._crew.batch
+
+    @property
+    def long_batch(self) -> int:
+        """How many entries a task may have if what is left of it can be given back."""
+        return _FIRST_BATCH if self._start is not None else self._crew.long_batch
 
     @property
     def is_inline(self) -> bool:
@@ -111,10 +106,12 @@ class Dispatch:
         if is_much or time.monotonic() - self._since_s > _LONG_S:
             self._crew, self._start = self._start(), None
 
-    def submit(self) -> None:
-        """Hand out what there is room for."""
+    def submit(self, *, is_all: bool = False) -> None:
+        """Hand out what there is room for. ``is_all``: nothing more can be added before something
+        in work has ended."""
         while self._queue and self._crew.room:
             self._crew.submit(self._next_bundle())
+        self._crew.share(is_all_given_out=is_all and not self._queue)
 
     def _next_bundle(self) -> Bundle[Task]:
         """As many as one worker should do: not so many that others have none."""

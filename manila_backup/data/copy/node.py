@@ -51,11 +51,11 @@ class Chunk:
 
     __slots__ = ("bytes", "position", "records", "tail")
 
-    def __init__(self) -> None:
+    def __init__(self, tail: Chunk | None = None) -> None:
         self.records: list[tuple[bytes, Any]] | None = None
         self.bytes = 0
         self.position = 0
-        self.tail: Chunk | None = None
+        self.tail = tail
 
 
 class Names:

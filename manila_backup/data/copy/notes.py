@@ -54,7 +54,8 @@ class Notes:
 class Pulse:
     """How a task in work lets others have a word: between entries, and while a large file passes.
 
-    ``live`` hears the notes so far; ``cancelled`` is asked as often.
+    ``live`` hears the notes so far; ``cancelled`` is asked as often. ``is_asked_to_share`` says
+    whether others have nothing to do: what is left of a long task is to be given back.
     """
 
     def __init__(
@@ -62,8 +63,11 @@ class Pulse:
         cancelled: Callable[[], bool],
         live: Callable[[Notes], None],
         rate_path: str | None = None,
+        *,
+        is_asked_to_share: Callable[[], bool] = lambda: False,
     ) -> None:
         """:raises WorkerDied: the node that sets the rate is gone."""
+        self.is_asked_to_share = is_asked_to_share
         self._rate = RateLimit(rate_path) if rate_path is not None else None
         self._cancelled = cancelled
         self._is_cancelled = False

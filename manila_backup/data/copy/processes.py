@@ -37,8 +37,15 @@ _TASK_S = 0.2
 _BATCHES = 12, 512
 """Entries of a bundle, at least and at most."""
 
+_LONG_BATCH = 64
+"""What a task with many names may have however slow they are: opening its directories anew costs as
+much as a file."""
+
 _FIRST_BATCH = 6
 """How long an entry takes is to be known soon: a slow file server needs many threads."""
+
+_IDLE_PART = 8
+"""As soon as one in so many threads has nothing to do the others are to share."""
 
 _STOP_GRACE_S = 5.0
 """How long a task in work may take to see that it has to stop."""
@@ -60,7 +67,7 @@ class _Member:
 
 class Throttle:
     """How many threads per process are worth it (``threads``), and how many entries a bundle
-    should have (``batch``).
+    should have (``batch``), or a task that can be cut short (``long_batch``).
 
     A thread that is blocked (by a file server that answers slowly, not by the lack of a processor)
     leaves the processor to others: more of them hide the latency. Threads that compute only take
@@ -83,7 +90,7 @@ class Throttle:
         self._blocked_s = 0.0
         self._entries = 0
         self.threads = 1
-        self.batch = _FIRST_BATCH
+        self.batch = self.long_batch = _FIRST_BATCH
 
     def done(self, outcome: Outcome, now_s: float) -> None:
         """A task has ended."""
@@ -103,6 +110,7 @@ class Throttle:
         if self._entries:
             entry_s = (self._cpu_s + self._blocked_s) / self._entries
             self.batch = min(max(int(_TASK_S / max(entry_s, 1e-6)), _BATCHES[0]), _BATCHES[1])
+            self.long_batch = max(self.batch, _LONG_BATCH)
         self._since_s, self._cpu_s, self._blocked_s, self._entries = now_s, 0.0, 0.0, 0
 
 
@@ -121,6 +129,7 @@ class ProcessCrew:
         self._board = Board.create(slots)
         self._members: list[_Member] = []
         self._heard: list[Done] = []
+        self._is_short_of_work = False
         self._throttle = Throttle(options.processes, options.threads, now_s=time.perf_counter())
         try:
             for index in range(options.processes):
@@ -165,16 +174,26 @@ class ProcessCrew:
     @property
     def room(self) -> int:
         # One more each than are in work, so that no process waits for its next bundle.
+        return max(self._idle + len(self._members), 0)
+
+    @property
+    def _idle(self) -> int:
+        """Threads without a bundle; less than none if bundles wait for threads."""
         in_work = sum(member.bundles for member in self._members)
-        return max(len(self._members) * (self._throttle.threads + 1) - in_work, 0)
+        return len(self._members) * self._throttle.threads - in_work
 
     @property
     def batch(self) -> int:
         return self._throttle.batch
 
     @property
-    def workers(self) -> int:
-        return len(self._members) * self._throttle.threads
+    def long_batch(self) -> int:
+        return self._throttle.batch if self._is_short_of_work else self._throttle.long_batch
+
+    def share(self, *, is_all_given_out: bool) -> None:
+        some = len(self._members) * self._throttle.threads // _IDLE_PART
+        self._is_short_of_work = is_all_given_out and self._idle > some
+        self._board.ask_to_share(is_asked=self._is_short_of_work)
 
     def submit(self, bundle: Bundle[Any]) -> None:
         member = min(self._members, key=lambda member: member.bundles)

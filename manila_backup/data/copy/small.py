@@ -4,13 +4,13 @@ system calls for each as can be.
 
 It does only what is plain. Whatever is not (any error, a link, a hole, a file that changes, an
 attribute that cannot be had) is answered with None or False and leaves nothing behind; the careful
-way does that file again and finds out what the matter is. No OSError is ever raised here.
+way does that file again and finds out what the matter is. No OSError is raised for it.
 
 The calls for one file (in brackets: only if needed):
 
 - reading: openat2, fstat, listxattr [getxattr each] read [lseek SEEK_HOLE], fstat, close;
 - writing: openat, write [fchown] [setxattr each] [fchmod] [ACLs], utimensat, fstat, close;
-  and once per call of :meth:`SmallFiles.write` fstat and getxattr of the directory.
+  and once per directory (:meth:`SmallFiles.habits`) fstat and getxattr.
 
 There are twins, in C (``_native.c``: the GIL is released for a slice of names) and in Python
 (``small_python.py``: through the seam, for tests and for machines without a compiler). They do the
@@ -153,7 +153,7 @@ class SmallFiles:
         or what is there is not ours; nothing but its name may be wrong with it.
         """
         try:
-            habits = self._habits(dir_fd)
+            habits = self.habits(dir_fd)
         except OSError:
             return [False] * len(items)
         done: list[bool] = []
@@ -169,19 +169,17 @@ class SmallFiles:
         fds: tuple[int, int],
         names: Sequence[bytes],
         wish: Wish,
+        habits: Habits,
         cancelled: Cancelled,
     ) -> tuple[list[SmallFile | None], int]:
-        """:meth:`read` from the first directory and :meth:`write` to the second in one.
+        """:meth:`read` from the first directory and :meth:`write` to the second, whose habits these
+        are, in one.
 
         Answers what was read of each file that is copied now, in order of the names, fewer as with
         :meth:`read`; and how many were read but not written. Unless they are kept, contents are
         answered as empty and attributes as None, and do not count for :data:`BATCH_BYTES`. Ends
         early, too, when it took long, which the C twin looks at after each file.
         """
-        try:
-            habits = self._habits(fds[1])
-        except OSError:
-            return [None] * len(names), len(names)
         found: list[SmallFile | None] = []
         unwritten = 0
         budget = BATCH_BYTES
@@ -198,7 +196,8 @@ class SmallFiles:
                 break
         return found, unwritten
 
-    def _habits(self, dir_fd: int) -> Habits:
+    def habits(self, dir_fd: int) -> Habits:
+        """:raises OSError:"""
         info = self._files.fstat(dir_fd)
         gid = info.st_gid if info.st_mode & stat.S_ISGID else os.getegid()
         try:

@@ -37,8 +37,8 @@ class Directory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyDirectory:
-    """Make the directory at ``path`` and copy the first ``limit`` entries in it. ``parent``: the
-    inode that its parent in the source must be."""
+    """Make the directory at ``path`` and copy the entries in it if there are at most ``limit``.
+    ``parent``: the inode that its parent in the source must be."""
 
     path: bytes
     parent: Identity | None

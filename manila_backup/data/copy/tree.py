@@ -181,12 +181,12 @@ class _TreeCopy:
 
     def _hand_out(self) -> None:
         self._links.flush()
-        self._desk.backlog = self._backlog + DIRECTORY_WEIGHT * len(self._later)
         if self._later:
-            self._desk.spread(is_much=self._desk.backlog > _BACKLOG_NAMES)
+            backlog = self._backlog + DIRECTORY_WEIGHT * len(self._later)
+            self._desk.spread(is_much=backlog > _BACKLOG_NAMES)
         while self._later and self._desk.room > 0 and self._may_go_on():
             self._later.next()()
-        self._desk.submit()
+        self._desk.submit(is_all=not self._later)
 
     def _may_go_on(self) -> bool:
         """What the catalog waits for is always the first of what is left, or in work."""
@@ -201,7 +201,7 @@ class _TreeCopy:
         task = CopyDirectory(
             path=node.path,
             parent=node.parent.source if node.parent is not None else None,
-            limit=self._desk.batch,
+            limit=self._desk.long_batch,
         )
         self._desk.add(task, partial(self._entered, node))
 
@@ -245,7 +245,7 @@ class _TreeCopy:
         names = node.names
         if names is None:
             raise RuntimeError("a directory without names")
-        batch = names.take(self._desk.batch)
+        batch = names.take(self._desk.long_batch)
         self._backlog = max(self._backlog - len(batch), 0)
         chunk = Chunk()
         if self._emission is not None:
@@ -266,9 +266,11 @@ class _TreeCopy:
 
     def _copied(self, node: Node, chunk: Chunk, outcome: Outcome) -> None:
         self._known(node, chunk, outcome)
-        if outcome.rest:
-            chunk.tail = Chunk()
-            self._copy_names(node, chunk.tail, outcome.rest)
+        size = self._desk.long_batch
+        for start in range(0, len(outcome.rest), size):
+            after = Chunk(chunk.tail)
+            chunk.tail, chunk = after, after
+            self._copy_names(node, chunk, outcome.rest[start : start + size])
         self._ended(node)
 
     def _known(self, node: Node, chunk: Chunk, outcome: Outcome) -> None:

@@ -549,6 +549,11 @@ def test_figures_are_seen_by_whoever_has_the_board() -> None:
     assert board.total() == 5 + (1 << 40)
     other.put(1, 0)
     assert board.total() == 5
+    board.ask_to_share(is_asked=True)
+    assert other.is_asked_to_share()
+    assert not other.is_stopped()
+    board.ask_to_share(is_asked=False)
+    assert not other.is_asked_to_share()
     board.stop()
     assert other.is_stopped()
     assert other.total() == 5

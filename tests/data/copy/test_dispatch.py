@@ -40,8 +40,9 @@ class Hands:
     """A crew that does what the test says."""
 
     def __init__(self, room: int) -> None:
-        self.batch = BATCH
-        self.slots = self.workers = room
+        self.batch = self.long_batch = BATCH
+        self.slots = room
+        self.told: list[bool] = []
         self.bundles: list[list[tuple[int, Task]]] = []
         self.done: list[Done] = []
 
@@ -52,6 +53,9 @@ class Hands:
     def submit(self, bundle: Sequence[tuple[int, Task]]) -> None:
         assert self.room > 0
         self.bundles.append(list(bundle))
+
+    def share(self, *, is_all_given_out: bool) -> None:
+        self.told.append(is_all_given_out)
 
     def finish(self, *results: Any) -> None:
         """The first bundle."""
@@ -211,13 +215,11 @@ def test_inline_one_task_is_done_at_a_time() -> None:
         assert done == [b"%d" % one for one in range(number + 1)]
 
 
-def test_while_much_is_left_a_batch_is_a_fair_part_of_it() -> None:
-    """What a task costs besides its entries counts where these are slow; but at the end no worker
-    is to wait for another one's large batch."""
-    desk = Desk(10)
-    desk.hands.batch = 12
-    for backlog, batch in ((0, 12), (100, 12), (600, 20), (3000, 100), (10**6, 128)):
-        desk.backlog = backlog
-        assert desk.batch == batch
-    desk.hands.batch = 512
-    assert desk.batch == 512
+def test_the_crew_is_told_whether_anything_is_left_to_give_out() -> None:
+    desk = Desk(1)
+    desk.put(0, 1, 2, 3)
+    desk.submit(is_all=False)
+    desk.submit(is_all=True)
+    desk.put(4)
+    desk.submit(is_all=True)
+    assert desk.hands.told == [False, True, False]

@@ -29,11 +29,13 @@ import psutil
 import pytest
 
 from manila_backup.data.catalog.entry import Entry
-from manila_backup.data.copy import dispatch, lister, processes, tree
+from manila_backup.data.copy import copier, dispatch, lister, processes, tree
 from manila_backup.data.copy.base import CopyOptions, CopyResult
+from manila_backup.data.copy.child import Setup
 from manila_backup.data.copy.copier import LARGE_BYTES, Copier
 from manila_backup.data.copy.emission import Emission
 from manila_backup.data.copy.listing import SortedNames
+from manila_backup.data.copy.node import Chunk
 from manila_backup.data.copy.processes import ProcessCrew
 from manila_backup.data.copy.remove import remove_tree
 from manila_backup.data.copy.restore import restore_tree
@@ -349,6 +351,59 @@ def test_processes_started_anew_do_the_same_as_forked_ones(run: Run, other_threa
     assert result.counters == wanted.counters
     restore(run, CopyOptions(delete=True, processes=2, threads=4))
     assert_same(str(run.source), str(run.target))
+
+
+@pytest.mark.parametrize("kind", ["many", "linked directories"])
+def test_what_is_given_back_for_others_to_take_keeps_its_place(
+    run: Run, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here everybody is asked to share all the time, and gives back what is left after one name."""
+    TREES[kind](run.source)
+    wanted, entries = backup(run, 1)
+    data = snapshot(str(run.data))
+    given_back: list[None] = []
+
+    def chunk(*tail: Chunk | None) -> Chunk:
+        given_back.extend([None] * len(tail))
+        return Chunk(*tail)
+
+    def share(crew: ProcessCrew, *, is_all_given_out: bool) -> None:
+        crew._board.ask_to_share(is_asked=True)
+
+    monkeypatch.setattr(tree, "Chunk", chunk)
+    monkeypatch.setattr(ProcessCrew, "share", share)
+    monkeypatch.setattr(copier, "_SLICE", 1)
+    result, found = backup(run, 2, 4)
+    assert len(given_back) > 100
+    assert found == entries
+    assert result.counters == wanted.counters
+    assert snapshot(str(run.data)) == data
+
+
+def test_who_has_work_is_asked_to_share_when_there_is_nothing_else_to_give_out(run: Run) -> None:
+    with Opened(run.source) as source, Opened(run.target) as target:
+        options = CopyOptions(processes=1, threads=16)
+        setup = Setup(
+            kind="copy", source_fd=source, target_fd=target, options=options, hashing=False
+        )
+        crew = ProcessCrew(setup)
+        try:
+            crew._throttle.threads = 16
+            crew._members[0].bundles = 10
+            board = crew._board
+            for is_all, bundles, is_asked in (
+                (False, 10, False),
+                (True, 10, True),
+                (True, 13, True),
+                (True, 14, False),  # one in eight is idle
+                (True, 0, True),
+                (False, 0, False),
+            ):
+                crew._members[0].bundles = bundles
+                crew.share(is_all_given_out=is_all)
+                assert board.is_asked_to_share() == is_asked
+        finally:
+            crew.close()
 
 
 def empty_files(directory: Path, count: int) -> None:

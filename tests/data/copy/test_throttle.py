@@ -143,6 +143,19 @@ def test_however_slow_or_fast_entries_are_tasks_have_some_and_not_too_many() -> 
     assert 4 <= least < most <= 1024
 
 
+def test_until_it_is_known_how_long_entries_take_tasks_have_few() -> None:
+    throttle = Tasks().throttle
+    assert throttle.batch == throttle.long_batch < 10
+
+
+def test_tasks_that_can_be_cut_short_are_longer_while_entries_are_slow() -> None:
+    tasks = Tasks()
+    tasks.end(every_s=0.11, cpu_s=0.0, blocked_s=100.0, entries=3)
+    assert tasks.throttle.long_batch > 4 * tasks.throttle.batch
+    tasks.end(every_s=0.11, cpu_s=0.0, blocked_s=0.0, entries=10_000)
+    assert tasks.throttle.long_batch == tasks.throttle.batch
+
+
 def test_tasks_without_entries_say_nothing_about_their_length() -> None:
     tasks = Tasks()
     tasks.end(every_s=0.11, cpu_s=0.01, blocked_s=0.2, entries=50)
