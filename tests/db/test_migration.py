@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from oslo_db import exception as db_exc
-from sqlalchemy import inspect
+from sqlalchemy import MetaData, Table, inspect
 
 from manila_backup.db import migration
 from manila_backup.db.engine import Database
 from manila_backup.db.models import Base
 from tests.db.builders import committed, put_backup
 from tests.db.rivals import fault_at
+from tests.support.databases import SERVERS
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +63,72 @@ def test_from_nothing(empty: Database) -> None:
     assert migration.version(empty) == migration.head()
     assert tables(empty) == {"alembic_version", *Base.metadata.tables}
     assert_as_the_models_mean(empty)
+
+
+@pytest.fixture(params=["sqlite", *SERVERS])
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without a schema, of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'bare.sqlite'}"
+        return
+    with SERVERS[request.param]() as server:
+        yield server.url
+
+
+def fill(database: Database) -> None:
+    """Two rows in each table as it is now, whatever its columns mean."""
+    engine = database.reader_engine
+    metadata = MetaData()
+    metadata.reflect(engine)
+    with engine.begin() as connection:
+        for table in metadata.sorted_tables:
+            if table.name != "alembic_version":
+                connection.execute(table.insert(), [values(table, row) for row in (1, 2)])
+
+
+def values(table: Table, row: int) -> dict[str, object]:
+    """A value of the column's type in each: numbers that a byte can hold, for what MySQL means by
+    BOOLEAN."""
+    return {
+        column.name: f"{row}{number}"
+        if column.type.python_type is str
+        else column.type.python_type(50 * row + number)
+        for number, column in enumerate(table.columns)
+    }
+
+
+def rows(database: Database) -> dict[str, list[dict[str, object]]]:
+    engine = database.reader_engine
+    metadata = MetaData()
+    metadata.reflect(engine)
+    with engine.connect() as connection:
+        return {
+            table.name: [
+                dict(row)
+                for row in connection.execute(
+                    table.select().order_by(*table.primary_key)
+                ).mappings()
+            ]
+            for table in metadata.sorted_tables
+            if table.name != "alembic_version"
+        }
+
+
+def test_rows_of_every_earlier_schema_are_there_after_the_upgrade(bare_url: str) -> None:
+    """What a new column says of rows that are older than it is NULL."""
+    database = Database(bare_url)
+    for (earlier, _), (later, _) in itertools.pairwise(scripts()):
+        migration.sync(database, earlier)
+        fill(database)
+        before = rows(database)
+        migration.sync(database, later)
+        after = rows(database)
+        for name, seen in before.items():
+            new = {column: None for column in set(after[name][0]) - set(seen[0])}
+            assert after[name] == [{**row, **new} for row in seen]
+        assert migration.version(database) == later
+    assert_as_the_models_mean(database)
+    database.close()
 
 
 def test_again_changes_nothing(database: Database) -> None:
