@@ -181,7 +181,7 @@ def running(
 ) -> Iterator[Cluster]:
     """The members run and answer; what still runs at the end is stopped in order."""
     for name in ("store", "shares"):
-        (root / name).mkdir(mode=0o700)
+        (root / name).mkdir(mode=0o700, exist_ok=True)
     cluster = Cluster(root=root, database=database, bus=bus, options=options)
     for _ in range(apis):
         cluster.add_api()

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from tests.acceptance.cluster import Cluster, running
 from tests.acceptance.rest import Answer, Rest
@@ -53,11 +55,9 @@ def share_with(rest: Rest, files: int, name: str = "some") -> str:
     return share_id
 
 
-def queued_and_hosts(cluster: Cluster) -> tuple[int, set[str]]:
-    """How many operations wait, and the nodes that work."""
+def working_nodes(cluster: Cluster) -> set[str]:
     listed = cluster.manage("operation list", "--format", "json").json
-    waiting = sum(row["Status"] == "queued" for row in listed)
-    return waiting, {row["Host"] for row in listed if row["Status"] == "running"}
+    return {row["Host"] for row in listed if row["Status"] == "running"}
 
 
 def assert_nothing_is_left(cluster: Cluster, rest: Rest) -> None:
@@ -152,7 +152,7 @@ def test_work_goes_on_after_the_database_was_away(
         rest = cluster.rest()
         share_ids = [share_with(rest, 300, f"share {number}") for number in range(3)]
         backup_ids = [rest.create_backup(share_id) for share_id in share_ids]
-        until(lambda: len(queued_and_hosts(cluster)[1]) == 2, "work on both nodes")
+        until(lambda: working_nodes(cluster) == {"node1", "node2"}, "work on both nodes")
         server.stop()
         begun_s = time.monotonic()
         while time.monotonic() - begun_s < away_s:
@@ -196,14 +196,22 @@ def test_who_has_room_takes_the_next(tmp_path: Path, database: str, bus: RabbitM
         rest = cluster.rest()
         for number in range(4):
             rest.create_backup(share_with(rest, 100, f"share {number}"))
-        hosts = until(
-            lambda: found if len((found := queued_and_hosts(cluster))[1]) == 3 else None,
-            "work on all nodes",
-        )
-        assert hosts == (1, {"node1", "node2", "node3"})
         for backup in rest.backups():
             rest.until_done(backup["id"])
         assert_nothing_is_left(cluster, rest)
+    *first, last = begun_operations(database)
+    assert {row.host for row in first} == {"node1", "node2", "node3"}
+    assert max(row.started_at_us for row in first) < min(row.finished_at_us for row in first)
+    # It waited for the first node that had room again.
+    assert last.host in {row.host for row in first if row.finished_at_us <= last.started_at_us}
+
+
+def begun_operations(database: str) -> list[Any]:
+    """Rows of operations in the order in which they were begun."""
+    engine = create_engine(database)
+    with engine.connect() as connection:
+        query = "SELECT host, started_at_us, finished_at_us FROM operations ORDER BY started_at_us"
+        return list(connection.execute(text(query)))
 
 
 @pytest.mark.parametrize(

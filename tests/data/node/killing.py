@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import sys
+import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +36,9 @@ def kill_self() -> None:
 
 
 def killed_at(world: World, at: str, queued: Operation) -> None:
-    """Work on the operation in a child that dies at the step (``STEP TURN``, or one of workers)."""
+    """Work on the operation in a child that dies at the step (``STEP TURN``, or one of workers), or
+    before a statement is executed (how it begins, and at which time).
+    """
     child = os.fork()
     if child == 0:
         _work_until(world, at, queued)
@@ -48,9 +54,11 @@ def _work_until(world: World, at: str, queued: Operation) -> None:
     try:
         # Connections are not inherited.
         world.database = Database(world.database.connection)
-        step, _, turn = at.partition(" ")
+        step, _, turn = at.rpartition(" ") if " " in at else (at, "", "")
         if at == END:
             event.listen(world.database.writer_engine, "before_cursor_execute", _kill_at_end)
+        elif " " in step:
+            _kill_at_statement(world.database, step, int(turn))
         elif turn:
             world.steps.before(step, kill_self, time=int(turn))
         else:
@@ -69,8 +77,16 @@ def _kill_at_end(connection: Any, cursor: Any, sql: str, *_: Any) -> None:
         kill_self()
 
 
-def suspend_self() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
+def _kill_at_statement(database: Database, beginning: str, turn: int) -> None:
+    left = turn
+
+    def look(connection: Any, cursor: Any, sql: str, *_: Any) -> None:
+        nonlocal left
+        left -= sql.startswith(beginning)
+        if not left:
+            kill_self()
+
+    event.listen(database.writer_engine, "before_cursor_execute", look)
 
 
 def suspended_at(world: World, at: str, queued: Operation) -> int:
@@ -80,13 +96,32 @@ def suspended_at(world: World, at: str, queued: Operation) -> int:
     child = os.fork()
     if child == 0:
         _work_suspended(world, at, queued)
-    _, status = os.waitpid(child, os.WUNTRACED)
-    assert os.WIFSTOPPED(status), f"the job did not come to {at}"
-    return child
+    while True:
+        _, status = os.waitpid(child, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), f"the job did not come to {at}"
+        if _is_unlocked(world.database):
+            return child
+        os.kill(child, signal.SIGCONT)
 
 
-def continued(child: int) -> None:
+def _is_unlocked(database: Database) -> bool:
+    connection = sqlite3.connect(database.connection.partition("///")[2], timeout=0.05)
+    with contextlib.closing(connection):
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+def _go_on(world: World) -> Path:
+    """There when the suspended child is to continue for good."""
+    return world.directory / "go on"
+
+
+def continued(world: World, child: int) -> None:
     """Let it go on to its end, which must be one without an error."""
+    _go_on(world).touch()
     os.kill(child, signal.SIGCONT)
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status)
@@ -97,6 +132,12 @@ def _work_suspended(world: World, at: str, queued: Operation) -> None:
     status = 1
     try:
         world.database = Database(world.database.connection)
+
+        def suspend_self() -> None:
+            while not _go_on(world).exists():
+                os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(0.05)  # for whoever is in a transaction to end it
+
         step, _, turn = at.partition(" ")
         if turn:
             world.steps.before(step, suspend_self, time=int(turn))

@@ -32,7 +32,7 @@ def overtaken(world: World, at: str, queued: Operation) -> Operation:
     silence(world, queued)
     ended = taken_over(world, queued)
     before = rows(world)
-    continued(child)
+    continued(world, child)
     assert rows(world) == before
     comes_back(world)
     return ended
