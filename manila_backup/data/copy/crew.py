@@ -122,13 +122,13 @@ class Stopwatch:
             self._fd = -1
         self._before = self._now()
 
-    def lap(self) -> tuple[float, float]:
-        """(computed, blocked) seconds since the lap before."""
+    def lap(self) -> tuple[float, float, float]:
+        """Seconds since the lap before: (computed, waited for a processor, blocked)."""
         before, self._before = self._before, self._now()
         wall_s, cpu_s, queued_s = (
             now - then for now, then in zip(self._before, before, strict=True)
         )
-        return cpu_s, max(wall_s - cpu_s - queued_s, 0.0)
+        return cpu_s, queued_s, max(wall_s - cpu_s - queued_s, 0.0)
 
     def _now(self) -> tuple[float, float, float]:
         queued_s = 0.0
@@ -223,7 +223,7 @@ class ThreadTeam(Generic[T]):
                             worker = self._make_worker(self._pulse(live))
                         watch.lap()
                         outcome = worker.do(task)
-                        outcome.cpu_s, blocked_s = watch.lap()
+                        outcome.cpu_s, outcome.queued_s, blocked_s = watch.lap()
                         outcome.blocked_s = max(blocked_s - outcome.notes.paced_s, 0.0)
                         moved_bytes += outcome.notes.bytes
                         done.append((number, outcome))

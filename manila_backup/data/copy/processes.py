@@ -73,11 +73,15 @@ class Throttle:
     leaves the processor to others: more of them hide the latency. Threads that compute only take
     turns: in Python they even cost each other time. So the number grows, twofold or more, while
     tasks are mostly blocked and the processes do not compute all the time, and goes down while they
-    do and threads wait for each other.
+    do and threads wait for each other. Beyond ``_ENOUGH`` it does not grow, and goes down, while
+    threads wait for a processor much longer than they use it: then somebody else, the server on
+    this machine perhaps, computes all the time, and more threads only wait longer.
     """
 
     _WAITING = 4.0
     """Blocked so many times longer than computing: worth more threads."""
+
+    _ENOUGH, _QUEUED, _CROWDED = 8, 5.0, 15.0
 
     _IDLE, _BUSY = 0.5, 0.9
     """How much of its time a process computes."""
@@ -87,6 +91,7 @@ class Throttle:
         self._limit = limit
         self._since_s = now_s
         self._cpu_s = 0.0
+        self._queued_s = 0.0
         self._blocked_s = 0.0
         self._entries = 0
         self.threads = 1
@@ -95,6 +100,7 @@ class Throttle:
     def done(self, outcome: Outcome, now_s: float) -> None:
         """A task has ended."""
         self._cpu_s += outcome.cpu_s
+        self._queued_s += outcome.queued_s
         self._blocked_s += outcome.blocked_s
         notes = outcome.notes
         self._entries += notes.files + notes.directories + notes.others
@@ -102,16 +108,24 @@ class Throttle:
         if passed_s < _WINDOW_S:
             return
         used = self._cpu_s / (passed_s * self._processes)
-        if self._blocked_s > self._WAITING * self._cpu_s and used < self._IDLE:
+        if (
+            self._blocked_s > self._WAITING * self._cpu_s
+            and used < self._IDLE
+            and (self.threads < self._ENOUGH or self._queued_s < self._QUEUED * self._cpu_s)
+        ):
             growth = min(max(int(self._IDLE / max(used, 0.01)), 2), _GROWTH)
-            self.threads = min(self.threads * growth, self._limit)
+            most = max(self._ENOUGH, 2 * self.threads)
+            self.threads = min(self.threads * growth, most, self._limit)
         elif self._blocked_s > self._cpu_s and used > self._BUSY:
             self.threads = max(self.threads * 3 // 4, 1)
+        elif self.threads > self._ENOUGH and self._queued_s > self._CROWDED * self._cpu_s:
+            self.threads = max(self.threads * 3 // 4, self._ENOUGH)
         if self._entries:
             entry_s = (self._cpu_s + self._blocked_s) / self._entries
             self.batch = min(max(int(_TASK_S / max(entry_s, 1e-6)), _BATCHES[0]), _BATCHES[1])
             self.long_batch = max(self.batch, _LONG_BATCH)
-        self._since_s, self._cpu_s, self._blocked_s, self._entries = now_s, 0.0, 0.0, 0
+        self._since_s, self._entries = now_s, 0
+        self._cpu_s = self._queued_s = self._blocked_s = 0.0
 
 
 class ProcessCrew:

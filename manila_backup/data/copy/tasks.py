@@ -253,13 +253,14 @@ class LinkMade(IntEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """``cpu_s`` is what the task took of a processor, ``blocked_s`` how long its thread waited, not
-    counting the time that it waited for a processor. ``rest``: names of a :class:`CopyNames` that
-    are left, since others may take a part of the work."""
+    """``cpu_s`` is what the task took of a processor, ``queued_s`` how long its thread waited for
+    one, ``blocked_s`` for anything else. ``rest``: names of a :class:`CopyNames` that are left,
+    since others may take a part of the work."""
 
     notes: Notes
     records: list[Record] = field(default_factory=list)
     answer: Any = None
     rest: list[Name] = field(default_factory=list)
     cpu_s: float = 0.0
+    queued_s: float = 0.0
     blocked_s: float = 0.0

@@ -28,14 +28,21 @@ class Tasks:
         self.throttle = Throttle(processes, limit, now_s=self.now_s)
 
     def end(
-        self, *, every_s: float, cpu_s: float, blocked_s: float, entries: int = 0, times: int = 1
+        self,
+        *,
+        every_s: float,
+        cpu_s: float,
+        blocked_s: float,
+        queued_s: float = 0.0,
+        entries: int = 0,
+        times: int = 1,
     ) -> list[int]:
         """The number of threads after each."""
         seen = []
         for _ in range(times):
             self.now_s += every_s
             notes = Notes(files=entries)
-            outcome = Outcome(notes=notes, cpu_s=cpu_s, blocked_s=blocked_s)
+            outcome = Outcome(notes=notes, cpu_s=cpu_s, queued_s=queued_s, blocked_s=blocked_s)
             self.throttle.done(outcome, self.now_s)
             seen.append(self.throttle.threads)
         return seen
@@ -115,6 +122,19 @@ def test_it_goes_down_to_one_while_threads_wait_for_each_other() -> None:
         assert before // 2 <= threads < before or threads == before == 1
         before = threads
     assert before == 1
+
+
+def test_where_the_server_takes_all_of_the_processors_a_few_threads_are_enough() -> None:
+    """They wait for a processor far longer than they use it: more would wait longer."""
+    tasks = Tasks(limit=32)
+    few = tasks.end(**SLOW, queued_s=0.05, times=8)
+    assert max(few) == few[-1] == 8
+    assert tasks.end(**SLOW, times=4)[-1] == 32
+    crowded = tasks.end(**SLOW, queued_s=0.1, times=8)
+    assert sorted(crowded, reverse=True) == crowded
+    assert crowded[-1] == 8
+    some = tasks.end(**SLOW, queued_s=0.05, times=4)
+    assert set(some) == {8}
 
 
 def test_a_server_that_has_become_slow_again_is_seen() -> None:
@@ -197,7 +217,7 @@ def wait_blocked(wall_s: float) -> None:
 def test_a_thread_that_computes_is_not_blocked(watch: Stopwatch) -> None:
     watch.lap()
     compute(0.3)
-    computed_s, blocked_s = watch.lap()
+    computed_s, _, blocked_s = watch.lap()
     assert 0.29 < computed_s < 0.35
     # Page faults and the like, on a machine where other tests run.
     assert blocked_s < 0.15
@@ -206,15 +226,15 @@ def test_a_thread_that_computes_is_not_blocked(watch: Stopwatch) -> None:
 def test_a_thread_that_waits_is_blocked(watch: Stopwatch) -> None:
     watch.lap()
     wait_blocked(0.1)
-    computed_s, blocked_s = watch.lap()
+    computed_s, _, blocked_s = watch.lap()
     assert blocked_s > 0.08
     assert computed_s < 0.05
 
 
 def test_a_lap_counts_from_the_one_before(watch: Stopwatch) -> None:
     wait_blocked(0.1)
-    assert watch.lap()[1] > 0.08
-    computed_s, blocked_s = watch.lap()
+    assert watch.lap()[2] > 0.08
+    computed_s, _, blocked_s = watch.lap()
     assert (computed_s < 0.05, blocked_s < 0.05) == (True, True)
     assert blocked_s >= 0
 
@@ -239,7 +259,7 @@ def test_waiting_for_a_processor_is_not_being_blocked(watch: Stopwatch) -> None:
             watch.lap()
             start_s = time.perf_counter()
             compute(0.3)
-            computed_s, blocked_s = watch.lap()
+            computed_s, _, blocked_s = watch.lap()
             took_s = time.perf_counter() - start_s
             rival.kill()
     finally:
@@ -254,7 +274,7 @@ def test_it_is_of_its_thread(watch: Stopwatch) -> None:
     watch.lap()
     other.start()
     other.join()
-    computed_s, blocked_s = watch.lap()
+    computed_s, _, blocked_s = watch.lap()
     assert computed_s < 0.07
     assert blocked_s > 0.02
 
@@ -269,5 +289,5 @@ def test_a_kernel_without_the_figure_counts_all_waiting(
         patch.setattr(os, "open", missing)
         plain = Stopwatch()
     wait_blocked(0.05)
-    assert plain.lap()[1] > 0.04
+    assert plain.lap()[2] > 0.04
     plain.close()
