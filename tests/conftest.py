@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import random
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -24,6 +25,21 @@ from tests.support.databases import SERVERS
 
 if TYPE_CHECKING:
     from manila_backup.db.engine import Database
+
+MATRIX_SEED = "MANILA_BACKUP_MATRIX_SEED"
+"""Which cells of the kill matrix are run."""
+
+# --- what a run draws by chance -------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes of pytest-xdist inherit the seed: all must collect the same tests."""
+    os.environ.setdefault(MATRIX_SEED, str(random.randrange(1000)))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"{MATRIX_SEED}={os.environ[MATRIX_SEED]}"
+
 
 # --- databases ------------------------------------------------------------------------------------
 

@@ -204,18 +204,20 @@ def build_application(conf: cfg.ConfigOpts, node: Node, data: DataService) -> WS
 
 
 class _Signals:
-    """SIGTERM and SIGINT, kept from now on until somebody waits for them.
+    """SIGTERM and SIGINT, and SIGHUP (the terminal is closed) unless it was ignored before (nohup),
+    kept from now on until somebody waits for them.
 
     Through a socket: the kernel may hand a signal to any thread (it does when the process was
     stopped and goes on), and Python would not wake the main thread from a lock.
     """
 
-    _WANTED = (signal.SIGTERM, signal.SIGINT)
-
     def __init__(self) -> None:
+        self._wanted = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._wanted.append(signal.SIGHUP)
         self._ours, self._theirs = socket.socketpair()
         self._theirs.setblocking(False)
-        for number in self._WANTED:
+        for number in self._wanted:
             signal.signal(number, lambda number, frame: None)
         signal.set_wakeup_fd(self._theirs.fileno())
 
@@ -223,7 +225,7 @@ class _Signals:
         """Name of the first that comes, or has come."""
         while True:
             (number,) = self._ours.recv(1)
-            if number in self._WANTED:
+            if number in self._wanted:
                 return signal.Signals(number).name
 
 

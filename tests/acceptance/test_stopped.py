@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGINT in the middle of an operation: the service ends soon and well, the operation
-goes back to the queue and is done after the next start.
+"""Signals that end the service, also in the middle of an operation: it ends soon and well, the
+operation goes back to the queue and is done after the next start.
 """
 
 from __future__ import annotations
@@ -70,3 +70,11 @@ def test_stopped_in_the_middle_and_started_again(state: Path, tmp_path: Path) ->
         assert compare_trees(original, tree) == []
         assert service.manage.json("quota check") == []
         assert rest.usage() == (1, 1)
+
+
+def test_when_the_terminal_is_closed_it_ends_in_order(state: Path) -> None:
+    """A service that was killed would leave its mounts."""
+    with running(state) as service:
+        rest = service.rest()
+        rest.available_backup(rest.create_share("some"))
+        service.stop(signal.SIGHUP, within_s=SOON_S)

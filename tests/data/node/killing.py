@@ -13,7 +13,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import event
 
 from manila_backup.db.engine import Database
@@ -24,11 +23,6 @@ from tests.data.node.world import World
 
 END = "end"
 """The step right before the transaction that ends the operation."""
-
-
-def in_full(*steps: str) -> list[Any]:
-    """Parameters for the level ``full`` only."""
-    return [pytest.param(step, marks=pytest.mark.full) for step in steps]
 
 
 def kill_self() -> None:

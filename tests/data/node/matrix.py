@@ -18,9 +18,6 @@ from manila_backup.states import OperationKind
 from tests.data.node.killing import END
 from tests.data.node.world import IS_ROOT
 
-SEED = "MANILA_BACKUP_MATRIX_SEED"
-"""Environment variable: which cells are drawn. It is in the header of a run."""
-
 ALL = "MANILA_BACKUP_MATRIX_ALL"
 """Environment variable: not empty, all cells are run."""
 

@@ -21,16 +21,14 @@ from manila_backup.db.intents import IntentKind
 from manila_backup.db.operations import Operation
 from manila_backup.states import BackupStatus, OperationStatus, ShareStatus
 from tests.data.node.faulty import wait_for
-from tests.data.node.killing import END, in_full, killed_at
+from tests.data.node.killing import killed_at
 from tests.data.node.processes import is_alive
-from tests.data.node.world import IS_ROOT, World
+from tests.data.node.world import World
 from tests.db.rivals import execute
 
 pytestmark = pytest.mark.slow
 
 DONE, FAILED, RUNNING = OperationStatus.DONE, OperationStatus.FAILED, OperationStatus.RUNNING
-
-MOUNTS = ["mount 1", "mount 2", "umount 1", "umount 2"] if IS_ROOT else []
 
 
 @contextmanager
@@ -50,67 +48,6 @@ def recover(world: World, queued: Operation) -> Operation:
         # Marks of former epochs go with the reaper.
         manager.reap()
     return world.operation(queued)
-
-
-@pytest.mark.parametrize(
-    "at",
-    [
-        "mark 1",
-        "grant 1",
-        *MOUNTS,
-        "publish",
-        "done",
-        "revoke 1",
-        "unmark 1",
-        END,
-    ],
-)
-@pytest.mark.slow
-def test_a_create_is_completed_wherever_its_node_was_killed(world: World, at: str) -> None:
-    share_id = world.small_share()
-    queued = world.queue_backup(share_id)
-    killed_at(world, at, queued)
-    assert world.operation(queued).status is RUNNING
-    ended = recover(world, queued)
-    assert (ended.status, ended.fail_reason, ended.epoch) == (DONE, None, 2)
-    assert world.backup_status(queued.backup_id) is BackupStatus.AVAILABLE
-    assert world.epochs(queued.backup_id) == {2: True}
-    assert world.share_status(share_id) is ShareStatus.AVAILABLE
-    world.assert_nothing_is_left(share_id)
-
-
-@pytest.mark.parametrize(
-    "at",
-    [
-        *("write", END),
-        *in_full("mark 1", "marked 1", "grant 1", "granted 1", *MOUNTS, "revoke 1", "unmark 1"),
-    ],
-)
-@pytest.mark.slow
-def test_a_restore_is_completed_wherever_its_node_was_killed(world: World, at: str) -> None:
-    share_id = world.small_share()
-    before = world.tree(share_id)
-    backup_id = world.backed_up(share_id)
-    (world.store.tree(share_id) / "extra").touch()
-    queued = world.queue_restore(backup_id, share_id)
-    killed_at(world, at, queued)
-    ended = recover(world, queued)
-    assert (ended.status, ended.fail_reason) == (DONE, None)
-    assert world.tree(share_id) == before
-    assert world.share_status(share_id) is ShareStatus.AVAILABLE
-    world.assert_nothing_is_left(share_id)
-
-
-@pytest.mark.parametrize("at", ["delete", END])
-def test_a_delete_is_completed_wherever_its_node_was_killed(world: World, at: str) -> None:
-    share_id = world.small_share()
-    backup_id = world.backed_up(share_id)
-    queued = world.queue_delete(backup_id)
-    killed_at(world, at, queued)
-    assert recover(world, queued).status is DONE
-    assert world.backup(backup_id) is None
-    assert world.epochs(backup_id) == {}
-    world.assert_nothing_is_left(share_id)
 
 
 def test_a_restore_that_was_killed_while_it_wrote_and_is_then_cancelled(world: World) -> None:

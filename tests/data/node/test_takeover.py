@@ -14,19 +14,17 @@ from manila_backup.data.holder import Stop
 from manila_backup.data.manager import DataManager
 from manila_backup.data.node import Node
 from manila_backup.db import operations
-from manila_backup.db.intents import IntentKind
 from manila_backup.db.operations import Operation
 from manila_backup.states import BackupStatus, OperationStatus, ShareStatus
 from manila_backup.types import AccessLevel
 from tests.data.node.faulty import wait_for
-from tests.data.node.killing import END, in_full, killed_at
-from tests.data.node.world import ADDRESS, IS_ROOT, World
+from tests.data.node.killing import END, killed_at
+from tests.data.node.world import ADDRESS, World
 from tests.db.rivals import execute
 
 pytestmark = pytest.mark.slow
 
 OTHER_ADDRESS = "192.0.2.8"
-MOUNTS = ["mount 1", "mount 2", "umount 1", "umount 2"] if IS_ROOT else []
 DONE, FAILED, QUEUED = OperationStatus.DONE, OperationStatus.FAILED, OperationStatus.QUEUED
 
 
@@ -62,63 +60,20 @@ def comes_back(world: World) -> None:
     manager.stop()
 
 
-@pytest.mark.parametrize(
-    "at",
-    [
-        *("mark 1", "grant 1", "publish", "unmark 1", END),
-        *in_full("marked 1", "granted 1", *MOUNTS, "done", "revoke 1"),
-    ],
-)
-def test_a_create_is_completed_by_another_node(world: World, at: str) -> None:
-    share_id = world.small_share()
-    queued = world.queue_backup(share_id)
-    killed_at(world, at, queued)
-    silence(world, queued)
-    ended = taken_over(world, queued)
-    assert (ended.status, ended.fail_reason, ended.epoch) == (DONE, None, 2)
-    assert ended.host == "node-b"
-    backup = world.backup(queued.backup_id)
-    assert backup is not None
-    assert (backup.status, backup.host) == (BackupStatus.AVAILABLE, "node-b")
-    assert world.share_status(share_id) is ShareStatus.AVAILABLE
-    assert {left.kind for left in world.intents()} <= {IntentKind.MOUNT, IntentKind.MARK}
-    comes_back(world)
-    assert world.epochs(queued.backup_id) == {2: True}
-    world.assert_nothing_is_left(share_id)
-
-
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["this machine", "another machine"])
-@pytest.mark.parametrize(
-    "at",
-    [
-        *("granted 1", "write", END),
-        *in_full("mark 1", "marked 1", "grant 1", *MOUNTS, "revoke 1", "unmark 1"),
-    ],
-)
-def test_a_restore_is_completed_by_another_node(world: World, at: str, elsewhere: bool) -> None:
+@pytest.mark.parametrize("at", ["granted 1", "write", END])
+def test_a_restore_is_completed_by_a_node_of_another_machine(world: World, at: str) -> None:
+    """Which cannot see whether the silent one's worker lives; those of one machine: the matrix."""
     share_id = world.small_share()
     before = world.tree(share_id)
     backup_id = world.backed_up(share_id)
     (world.store.tree(share_id) / "extra").touch()
     queued = world.queue_restore(backup_id, share_id)
     killed_at(world, at, queued)
-    silence(world, queued, elsewhere=elsewhere)
+    silence(world, queued, elsewhere=True)
     ended = taken_over(world, queued)
     assert (ended.status, ended.fail_reason, ended.host) == (DONE, None, "node-b")
     assert world.tree(share_id) == before
     assert world.share_status(share_id) is ShareStatus.AVAILABLE
-    comes_back(world)
-    world.assert_nothing_is_left(share_id)
-
-
-def test_a_delete_is_completed_by_another_node(world: World) -> None:
-    share_id = world.small_share()
-    backup_id = world.backed_up(share_id)
-    queued = world.queue_delete(backup_id)
-    killed_at(world, "delete", queued)
-    silence(world, queued)
-    assert taken_over(world, queued).status is DONE
-    assert world.epochs(backup_id) == {}
     comes_back(world)
     world.assert_nothing_is_left(share_id)
 
