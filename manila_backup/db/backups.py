@@ -207,7 +207,8 @@ def find(
     offset: int = 0,
     marker: str | None = None,
 ) -> list[Backup]:
-    """Undeleted backups in a total order (ties broken by id).
+    """Undeleted backups in a total order (ties broken by id, in the same direction: so an index can
+    be read backwards).
 
     ``marker`` is the id of the last backup of the page before; it must exist, in ``project_id``
     if that is given: another project's backup must not tell by its place what it contains.
@@ -219,7 +220,7 @@ def find(
         get(session, marker, project_id=where.project_id)
         value = session.scalar(select(column).where(BackupRow.id == marker))
         query = query.where(_after(column, descending, value, marker))
-    query = query.order_by(*_order(column, descending), BackupRow.id)
+    query = query.order_by(*_order(column, descending))
     if limit is not None:
         query = query.limit(limit)
     elif offset:
@@ -230,14 +231,16 @@ def find(
 def _order(column: Any, descending: bool) -> tuple[Any, ...]:
     # NULLs last in both directions, said in a way that every database understands.
     nulls = (column.is_(None),) if column.nullable else ()
-    return (*nulls, column.desc() if descending else column.asc())
+    by = (column, BackupRow.id)
+    return (*nulls, *(one.desc() if descending else one.asc() for one in by))
 
 
 def _after(column: Any, descending: bool, value: Any, marker: str) -> ColumnElement[bool]:
+    behind = BackupRow.id < marker if descending else BackupRow.id > marker
     if value is None:
-        return and_(column.is_(None), BackupRow.id > marker)
+        return and_(column.is_(None), behind)
     beyond = column < value if descending else column > value
-    same = and_(column == value, BackupRow.id > marker)
+    same = and_(column == value, behind)
     return or_(beyond, same, column.is_(None)) if column.nullable else or_(beyond, same)
 
 

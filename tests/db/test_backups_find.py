@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from manila_backup import exception
@@ -81,15 +81,12 @@ def session(listed: Database) -> Iterator[Session]:
 
 
 def naive(found: list[Backup], attribute: str, *, descending: bool) -> list[str]:
-    """Ids sorted the slow way: ties by id, and what has no value last in both directions."""
-    by_id = sorted(found, key=lambda backup: backup.id)
+    """Ids sorted the slow way: ties by id in the same direction, and what has no value last in
+    both."""
+    by_id = sorted(found, key=lambda backup: backup.id, reverse=descending)
     valued = [backup for backup in by_id if getattr(backup, attribute) is not None]
+    # The sort keeps ties in their order, in reverse, too.
     valued.sort(key=lambda backup: getattr(backup, attribute), reverse=descending)
-    if descending:  # reverse keeps ties in their order, which is the one by id
-        assert all(
-            getattr(a, attribute) != getattr(b, attribute) or a.id < b.id
-            for a, b in pairwise(valued)
-        )
     return ids(valued) + ids(b for b in by_id if getattr(b, attribute) is None)
 
 
@@ -226,3 +223,31 @@ def test_deleted_backups_are_unseen(database: Database) -> None:
         with pytest.raises(exception.BackupNotFound):
             backups.get(session, deleted)
         assert backups.exists(session, deleted)
+
+
+@pytest.mark.parametrize(
+    ("where", "index"),
+    [
+        (BackupFilter(project_id=PROJECT), "backups_project_created_idx"),
+        (BackupFilter(), "backups_created_idx"),
+    ],
+    ids=["of a project", "of all"],
+)
+def test_the_newest_are_found_by_an_index_alone(
+    session: Session, where: BackupFilter, index: str
+) -> None:
+    """Without sorting what is there: SQLite says how it would go about it."""
+    plans: list[str] = []
+
+    def explain(connection: Any, cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
+        if sql.startswith("SELECT backups"):
+            raw = connection.connection.cursor()
+            raw.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
+            plans.extend(row[3] for row in raw.fetchall())
+
+    engine = session.get_bind()
+    event.listen(engine, "before_cursor_execute", explain)
+    backups.find(session, where, limit=100)
+    event.remove(engine, "before_cursor_execute", explain)
+    assert len(plans) == 1
+    assert index in plans[0]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""many nodes: operations know their zone, and when a project was served last is an index look-up"""
+"""many nodes: operations know their zone, when a project was served last is an index look-up, and
+so are the newest backups of all projects"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,6 +10,9 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    op.create_index(
+        "backups_created_idx", "backups", ["deleted_at_us", "created_at_us", "id"], unique=False
+    )
     with op.batch_alter_table("operations", schema=None) as batch_op:
         batch_op.add_column(sa.Column("availability_zone", sa.String(length=255), nullable=True))
         batch_op.create_index(
