@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import datetime
 import http.client
-import itertools
 import json
 import os
 import random
@@ -30,13 +29,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.system import described_machine, load_average
-from sqlalchemy import insert, text
+from sqlalchemy import Connection, insert, text
 
 from manila_backup.db import migration
 from manila_backup.db.engine import Database
@@ -51,7 +51,7 @@ MEMBER = f"user:{PROJECT}"
 LIMIT_MS = 50.0
 """What a request that can use an index may take, in the median."""
 
-_CHUNK = 5000
+_UUID_PARTS = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
 _POOL_BYTES = 2 << 30
 _NOW_US = 1_790_000_000_000_000
 _STATUSES = ("available",) * 92 + ("error",) * 5 + ("deleted",) * 3
@@ -73,21 +73,20 @@ class Result:
 # --- the data set ---------------------------------------------------------------------------------
 
 
-def backup_rows(count: int, per_project: int, draw: random.Random) -> Iterator[dict[str, Any]]:
-    """Projects take turns, as they do in life: a project's rows lie apart from each other."""
-    projects = max(count // per_project, 1)
+def backup_rows(count: int, every_us: int, draw: random.Random) -> Iterator[dict[str, Any]]:
+    """Of one project."""
     for number in range(count):
         status = draw.choice(_STATUSES)
-        created_us = _NOW_US - (count - number) * _EVERY_US
+        created_us = _NOW_US - (count - number) * every_us
         yield {
             "id": str(uuid.UUID(int=draw.getrandbits(128), version=4)),
-            "project_id": f"project-{number % projects:06}",
+            "project_id": PROJECT,
             "user_id": "user",
-            "share_id": share_of(number % projects, number // projects % 200),
+            "share_id": share_of(number % 200),
             "share_name": f"share {number % 200}",
             "share_proto": "NFS",
             "status": status,
-            "name": f"nightly {number // projects % 1000} of {number % 17}",
+            "name": f"nightly {number % 1000} of {number % 17}",
             "description": None if number % 3 else f"backup number {number}",
             "size_gib": 1 + number % 100,
             "charged_gib": 1 + number % 100,
@@ -108,8 +107,8 @@ def backup_rows(count: int, per_project: int, draw: random.Random) -> Iterator[d
         }
 
 
-def share_of(project: int, share: int) -> str:
-    return str(uuid.UUID(int=(project << 64) + share, version=4))
+def share_of(share: int) -> str:
+    return str(uuid.UUID(int=share, version=4))
 
 
 def operation_row(backup: dict[str, Any]) -> dict[str, Any]:
@@ -150,44 +149,71 @@ def operation_row(backup: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill(url: str, count: int, per_project: int, seed: int) -> list[str]:
-    """Answers the ids of the project's backups that are not deleted, oldest first."""
+    """Answers the ids of the project's backups that are not deleted, oldest first. The other
+    projects have the same ones at other times, under other ids."""
     database = Database(url)
     migration.sync(database)
-    with database.reader_engine.connect() as connection:
-        if connection.dialect.name == "mysql":
-            # As on a server that is there for more than tests: with 128 MiB each random key would
-            # be a page from the disk.
-            connection.execute(text(f"SET GLOBAL innodb_buffer_pool_size = {_POOL_BYTES}"))
-    mine: list[str] = []
-    usage: dict[str, list[int]] = {}
-    rows = backup_rows(count, per_project, random.Random(seed))
-    while chunk := list(itertools.islice(rows, _CHUNK)):
-        for row in chunk:
-            if row["deleted_at_us"] is None:
-                used = usage.setdefault(row["project_id"], [0, 0])
-                used[0] += 1
-                used[1] += row["charged_gib"]
-                if row["project_id"] == PROJECT:
-                    mine.append(row["id"])
-        with database.writer() as session:
-            session.execute(insert(BackupRow), chunk)
-            session.execute(insert(OperationRow), [operation_row(row) for row in chunk])
-    with database.writer() as session:
-        session.execute(
-            insert(QuotaUsageRow),
-            [
-                {"project_id": project, "resource": resource, "in_use": in_use}
-                for project, used in usage.items()
-                for resource, in_use in zip(("backups", "backup_gigabytes"), used, strict=True)
-            ],
-        )
-    with database.reader_engine.connect() as connection:
+    projects = max(count // per_project, 1)
+    rows = list(backup_rows(per_project, _EVERY_US * projects, random.Random(seed)))
+    mine = [row for row in rows if row["deleted_at_us"] is None]
+    used = {"backups": len(mine), "backup_gigabytes": sum(row["charged_gib"] for row in mine)}
+    with database.writer_engine.connect() as connection:
+        _prepare(connection)
+        connection.execute(insert(BackupRow), rows)
+        connection.execute(insert(OperationRow), [operation_row(row) for row in rows])
+        usage = [
+            {"project_id": PROJECT, "resource": resource, "in_use": in_use}
+            for resource, in_use in used.items()
+        ]
+        connection.execute(insert(QuotaUsageRow), usage)
+        connection.commit()
+        for number in range(1, projects):
+            for table in (BackupRow, OperationRow, QuotaUsageRow):
+                _copy_project(connection, table.__table__, number)
+            connection.commit()
         analyze = {"mysql": "ANALYZE TABLE backups, operations", "postgresql": "ANALYZE"}
         # As these servers do on their own after a while; SQLite never does.
         if statement := analyze.get(connection.dialect.name):
             connection.execute(text(statement))
+            connection.commit()
     database.close()
-    return mine
+    return [row["id"] for row in mine]
+
+
+def _prepare(connection: Connection) -> None:
+    """So that filling is quick, and has the functions that it needs."""
+    if connection.dialect.name == "mysql":
+        # As on a server that is there for more than tests: with 128 MiB each random key would
+        # be a page from the disk.
+        connection.execute(text(f"SET GLOBAL innodb_buffer_pool_size = {_POOL_BYTES}"))
+    elif connection.dialect.name == "sqlite":
+        raw: Any = connection.connection.dbapi_connection
+        raw.create_function(
+            "MD5", 1, lambda value: md5(value.encode(), usedforsecurity=False).hexdigest()
+        )
+        raw.create_function("CONCAT", -1, lambda *values: "".join(map(str, values)))
+
+
+def _copy_project(connection: Connection, table: Any, number: int) -> None:
+    """What the first project has, as another one's."""
+
+    def other(name: str) -> str:
+        if name in ("id", "backup_id", "share_id"):
+            digest = f"MD5(CONCAT({name}, '-{number}'))"
+            parts = [f"SUBSTR({digest}, {start}, {size})" for start, size in _UUID_PARTS]
+            return "CONCAT(" + ", '-', ".join(parts) + ")"
+        if name == "project_id":
+            return f"'{PROJECT[:-6]}{number:06}'"
+        return f"{name} + {number * _EVERY_US}" if name.endswith("_us") else name
+
+    names = [column.name for column in table.columns]
+    values = ", ".join(other(name) for name in names)
+    connection.execute(
+        text(
+            f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - no input
+            f"SELECT {values} FROM {table.name} WHERE project_id = '{PROJECT}'"
+        )
+    )
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -259,7 +285,7 @@ def requests(mine: Sequence[str], shares: Sequence[str]) -> list[Request]:
         Request(title="status=error", path=fixed(f"{detail}?limit=100&status=error")),
         Request(
             title="share_id=...",
-            path=lambda number: f"{detail}?limit=100&share_id={share_of(0, number % 200)}",
+            path=lambda number: f"{detail}?limit=100&share_id={share_of(number % 200)}",
         ),
         Request(title="name=...", path=fixed(f"{detail}?limit=100&name=nightly+7+of+0")),
         Request(
