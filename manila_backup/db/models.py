@@ -30,6 +30,8 @@ class BackupRow(Base):
     __tablename__ = "backups"
     __table_args__ = _args(
         Index("backups_project_created_idx", "project_id", "deleted_at_us", "created_at_us", "id"),
+        Index("backups_project_name_idx", "project_id", "deleted_at_us", "name", "id"),
+        Index("backups_project_size_idx", "project_id", "deleted_at_us", "size_gib", "id"),
         Index("backups_created_idx", "deleted_at_us", "created_at_us", "id"),
         Index("backups_share_idx", "share_id"),
     )
