@@ -6,9 +6,11 @@ leaves on the caller's stack how to give it back in reverse (unmount, revoke, un
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+from oslo_db import exception as db_exc
 
 from manila_backup import exception
 from manila_backup.context import service_context
@@ -193,7 +195,8 @@ class Work:
     @contextmanager
     def _data_directory(self, ref: BackupRef) -> Iterator[None]:
         """Keep the data when the block succeeds (its intent ends with the operation); on an error
-        throw it away, unless the node is in a hurry: then the next attempt does.
+        throw it away, unless the node is in a hurry: then the next attempt does, or it is another's
+        operation: then the reaper does.
         """
         intent = self._holder.intend(
             IntentKind.DATA_DIRECTORY,
@@ -202,7 +205,11 @@ class Work:
         try:
             yield
         except BaseException:
-            if not self._holder.stop.lost and not self._holder.stop.shutdown:
+            if self._holder.stop.lost:
+                # Whoever took over has thrown it away, and our worker may have made it after that.
+                with suppress(db_exc.DBError):
+                    self._holder.made(intent, intent.detail)
+            elif not self._holder.stop.shutdown:
                 undo(self._node, intent)
             raise
 

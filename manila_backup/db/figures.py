@@ -39,8 +39,8 @@ class Figures:
 
 
 def collect(session: Session) -> Figures:
-    """Reads all rows of operations and backups: 6 to 8 s per million of both on MariaDB, so not to be
-    asked for at every request. What was purged or deleted does not count.
+    """Reads all rows of operations and backups: 6 to 8 s per million of both on MariaDB, so not to
+    be asked for at every request. What was purged or deleted does not count.
     """
     outlived: dict[str, int] = {}
     for intent in intents.outlived(session):
