@@ -82,6 +82,8 @@ class Throttle:
     """Blocked so many times longer than computing: worth more threads."""
 
     _ENOUGH, _QUEUED, _CROWDED = 8, 5.0, 15.0
+    """From so many threads on, waiting for a processor so many times longer than computing: no more
+    threads; fewer."""
 
     _IDLE, _BUSY = 0.5, 0.9
     """How much of its time a process computes."""

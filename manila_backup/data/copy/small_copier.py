@@ -76,7 +76,7 @@ class SmallCopier:
         """
         done: dict[bytes, bytes] = {}
         places = [place for place, (_, kind) in enumerate(names) if kind is Kind.FILE]
-        if not places:
+        if not places or not self._is_worth_it:
             return done, len(names)
         directory = into.directory
         try:
