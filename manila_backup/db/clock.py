@@ -17,6 +17,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 SQLITE_FUNCTION = "manila_backup_now_us"
 US_PER_S = 1_000_000
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - shown without a zone
 
 
 class now_us(FunctionElement[int]):
@@ -55,7 +56,7 @@ def iso(value_us: int | None) -> str | None:
     """As Manila prints times: UTC, microseconds, no zone."""
     if value_us is None:
         return None
-    return datetime.fromtimestamp(value_us / US_PER_S, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return (_EPOCH + timedelta(microseconds=value_us)).isoformat(timespec="microseconds")
 
 
 def from_iso(text: str) -> int:
