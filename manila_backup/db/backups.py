@@ -233,24 +233,12 @@ def find(
         query = query.limit(limit)
     elif offset:
         query = query.limit(2**31 - 1)
-    return _in_order(session, list(session.scalars(query.offset(offset))))
-
-
-_AT_ONCE = 500
-"""Ids in one statement: SQLite takes 999 parameters where it is old."""
-
-
-def _in_order(session: Session, ids: list[str]) -> list[Backup]:
-    """The rows of these backups. Sorting wants no more than an index has, and whole rows are read
-    for one page only."""
-    found: dict[str, Backup] = {}
-    for start in range(0, len(ids), _AT_ONCE):
-        part = ids[start : start + _AT_ONCE]
-        for row in session.execute(select(*_COLUMNS).where(BackupRow.id.in_(part))):
-            backup = _from_columns(row)
-            found[backup.id] = backup
-    # One that was deleted for good right now is not there.
-    return [found[backup_id] for backup_id in ids if backup_id in found]
+    # Sorting wants no more than an index has; whole rows are read of one page only. In one
+    # statement, so that nothing changes in between.
+    page = query.offset(offset).subquery()
+    whole = select(*_COLUMNS).join(page, BackupRow.id == page.c.id)
+    rows = session.execute(whole.order_by(*_order(column, descending)))
+    return [_from_columns(row) for row in rows]
 
 
 def _order(column: Any, descending: bool) -> tuple[Any, ...]:

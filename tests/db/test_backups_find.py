@@ -249,5 +249,5 @@ def test_the_newest_are_found_by_an_index_alone(
     event.listen(engine, "before_cursor_execute", explain)
     backups.find(session, where, limit=100)
     event.remove(engine, "before_cursor_execute", explain)
-    assert len(plans) == 1
-    assert index in plans[0]
+    assert any(index in plan for plan in plans)
+    assert sum("ORDER BY" in plan for plan in plans) == 1, "only the page is sorted"
