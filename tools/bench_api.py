@@ -276,6 +276,7 @@ def requests(mine: Sequence[str], shares: Sequence[str]) -> list[Request]:
     return [
         Request(title="show", path=lambda number: f"{backups}/{any_id(number)}"),
         Request(title="list, first 100", path=fixed(f"{backups}?limit=100")),
+        Request(title="list, first 1,000", path=fixed(f"{backups}?limit=1000")),
         Request(title="list with detail, first 100", path=fixed(f"{detail}?limit=100")),
         Request(title="list with detail, first 1,000", path=fixed(f"{detail}?limit=1000")),
         Request(

@@ -13,7 +13,13 @@ from manila_backup.api.request import ApiRequest
 from manila_backup.api.route import Action, Route, RouteTable
 from manila_backup.api.schemas import share_backups as schemas
 from manila_backup.db import backups, operations
-from manila_backup.db.backups import Backup, BackupFilter
+from manila_backup.db.backups import (
+    Backup,
+    BackupDetail,
+    BackupFilter,
+    BackupSummary,
+    Listed,
+)
 from manila_backup.policies import share_backups as policies
 from manila_backup.types import RestoreMode
 
@@ -47,27 +53,27 @@ def _filter(request: ApiRequest) -> BackupFilter:
     )
 
 
-def _list(request: ApiRequest, *, detailed: bool) -> dict[str, Any]:
+def _page(request: ApiRequest, kind: type[Listed]) -> list[Listed]:
     query = request.query
     with request.services.database.reader() as session:
-        found = backups.find(
+        return backups.find(
             session,
             _filter(request),
+            kind,
             sort_key=query.get("sort_key", "created_at"),
             descending=query.get("sort_dir", "desc") == "desc",
             limit=views.page_size(request),
             offset=query.get("offset", 0),
             marker=query.get("marker"),
         )
-    return view.listing(request, found, detailed=detailed)
 
 
 def index(request: ApiRequest) -> dict[str, Any]:
-    return _list(request, detailed=False)
+    return view.summaries(request, _page(request, BackupSummary))
 
 
 def detail(request: ApiRequest) -> dict[str, Any]:
-    return _list(request, detailed=True)
+    return view.details(request, _page(request, BackupDetail))
 
 
 def show(request: ApiRequest, backup_id: str) -> dict[str, Any]:

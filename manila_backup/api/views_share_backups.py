@@ -9,18 +9,18 @@ from typing import Any
 
 from manila_backup.api import versions, views
 from manila_backup.api.request import ApiRequest
-from manila_backup.db.backups import Backup
+from manila_backup.db.backups import Backup, BackupDetail, BackupSummary
 from manila_backup.db.clock import iso
 from manila_backup.db.operations import Operation
 from manila_backup.policies import share_backups as policies
 
 
-def summary(backup: Backup) -> dict[str, Any]:
+def _summary(backup: Backup | BackupDetail | BackupSummary) -> dict[str, Any]:
     return {
         "id": backup.id,
         "name": backup.name,
         "share_id": backup.share_id,
-        "status": backup.status.value,
+        "status": str(backup.status),
     }
 
 
@@ -28,9 +28,11 @@ def detail(request: ApiRequest, backup: Backup) -> dict[str, Any]:
     return _detail(request, backup, with_host=request.allows(policies.GET_HOST))
 
 
-def _detail(request: ApiRequest, backup: Backup, *, with_host: bool) -> dict[str, Any]:
+def _detail(
+    request: ApiRequest, backup: Backup | BackupDetail, *, with_host: bool
+) -> dict[str, Any]:
     """Clients may check the key set strictly: nothing of ours is added here."""
-    shown = summary(backup) | {
+    shown = _summary(backup) | {
         "description": backup.description,
         "size": backup.size_gib,
         "created_at": iso(backup.created_at_us),
@@ -46,12 +48,22 @@ def _detail(request: ApiRequest, backup: Backup, *, with_host: bool) -> dict[str
     return shown
 
 
-def listing(request: ApiRequest, backups: Sequence[Backup], *, detailed: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {"share_backups": [summary(item) for item in backups]}
-    if detailed:
-        with_host = request.allows(policies.GET_HOST)
-        body["share_backups"] = [_detail(request, item, with_host=with_host) for item in backups]
-    links = views.next_links(request, [item.id for item in backups], by_marker=True)
+def summaries(request: ApiRequest, page: Sequence[BackupSummary]) -> dict[str, Any]:
+    return _listing(request, page, [_summary(item) for item in page])
+
+
+def details(request: ApiRequest, page: Sequence[BackupDetail]) -> dict[str, Any]:
+    with_host = request.allows(policies.GET_HOST)
+    return _listing(request, page, [_detail(request, one, with_host=with_host) for one in page])
+
+
+def _listing(
+    request: ApiRequest,
+    page: Sequence[BackupSummary] | Sequence[BackupDetail],
+    shown: list[dict[str, Any]],
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"share_backups": shown}
+    links = views.next_links(request, [item.id for item in page], by_marker=True)
     if links:
         body["share_backup_links"] = links
     return body

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from oslo_utils import uuidutils
 from sqlalchemy import ColumnElement, Select, and_, or_, select, update
@@ -59,18 +59,39 @@ class Backup:
 
 
 def _from_row(row: BackupRow) -> Backup:
-    return _from_columns(tuple(getattr(row, name) for name in Backup.__slots__))
-
-
-_COLUMNS = tuple(getattr(BackupRow, name) for name in Backup.__slots__)
-
-
-def _from_columns(row: Sequence[Any]) -> Backup:
-    """``row`` has the columns in the order of the fields."""
-    values = dict(zip(Backup.__slots__, row, strict=True))
+    values = {name: getattr(row, name) for name in Backup.__slots__}
     values["status"] = BackupStatus(values["status"])
     values["options"] = json.loads(values["options"])
     return Backup(**values)
+
+
+class BackupSummary(NamedTuple):
+    """What a listing shows of a backup. A page may have a thousand, and what it takes to read them
+    grows with the columns: so these, and not whole rows."""
+
+    id: str
+    name: str | None
+    share_id: str
+    status: str
+
+
+class BackupDetail(NamedTuple):
+    """What a detailed listing shows of a backup."""
+
+    id: str
+    name: str | None
+    share_id: str
+    status: str
+    description: str | None
+    size_gib: int
+    availability_zone: str | None
+    progress: int
+    restore_progress: int
+    backup_type: str | None
+    host: str | None
+    topic: str | None
+    created_at_us: int
+    updated_at_us: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,18 +226,22 @@ class BackupFilter:
     description_like: str | None = None
 
 
+Listed = TypeVar("Listed", BackupSummary, BackupDetail)
+
+
 def find(
     session: Session,
     where: BackupFilter,
+    kind: type[Listed],
     *,
     sort_key: str = "created_at",
     descending: bool = True,
     limit: int | None = None,
     offset: int = 0,
     marker: str | None = None,
-) -> list[Backup]:
-    """Undeleted backups in a total order (ties broken by id, in the same direction: so an index can
-    be read backwards).
+) -> list[Listed]:
+    """What ``kind`` has of undeleted backups, in a total order (ties broken by id, in the same
+    direction: so an index can be read backwards).
 
     ``marker`` is the id of the last backup of the page before; it must exist, in ``project_id``
     if that is given: another project's backup must not tell by its place what it contains.
@@ -233,12 +258,13 @@ def find(
         query = query.limit(limit)
     elif offset:
         query = query.limit(2**31 - 1)
-    # Sorting wants no more than an index has; whole rows are read of one page only. In one
+    # Sorting wants no more than an index has; more of one page only is read. In one
     # statement, so that nothing changes in between.
     page = query.offset(offset).subquery()
-    whole = select(*_COLUMNS).join(page, BackupRow.id == page.c.id)
+    columns = [getattr(BackupRow, name) for name in kind._fields]
+    whole = select(*columns).join(page, BackupRow.id == page.c.id)
     rows = session.execute(whole.order_by(*_order(column, descending)))
-    return [_from_columns(row) for row in rows]
+    return [kind._make(row) for row in rows]
 
 
 def _order(column: Any, descending: bool) -> tuple[Any, ...]:

@@ -14,7 +14,13 @@ from sqlalchemy.orm import Session
 
 from manila_backup import exception
 from manila_backup.db import backups
-from manila_backup.db.backups import SORT_COLUMNS, Backup, BackupFilter
+from manila_backup.db.backups import (
+    SORT_COLUMNS,
+    Backup,
+    BackupDetail,
+    BackupFilter,
+    BackupSummary,
+)
 from manila_backup.db.engine import Database
 from tests.db.builders import OTHER_PROJECT, PROJECT, ids, put_backup
 
@@ -80,6 +86,12 @@ def session(listed: Database) -> Iterator[Session]:
         yield session
 
 
+def find(session: Session, where: BackupFilter | None = None, **how: Any) -> list[Backup]:
+    """Whole backups, in the order of the listing."""
+    page = backups.find(session, where or BackupFilter(), BackupSummary, **how)
+    return [backups.get(session, found.id) for found in page]
+
+
 def naive(found: list[Backup], attribute: str, *, descending: bool) -> list[str]:
     """Ids sorted the slow way: ties by id in the same direction, and what has no value last in
     both."""
@@ -97,7 +109,7 @@ def test_the_sort_keys_are_these() -> None:
 @pytest.mark.parametrize("descending", [False, True], ids=["asc", "desc"])
 @pytest.mark.parametrize("sort_key", SORTED_BY)
 def test_order(session: Session, sort_key: str, descending: bool) -> None:
-    found = backups.find(session, BackupFilter(), sort_key=sort_key, descending=descending)
+    found = find(session, sort_key=sort_key, descending=descending)
     assert len(found) == 14
     assert ids(found) == naive(found, SORTED_BY[sort_key], descending=descending)
 
@@ -109,9 +121,7 @@ def test_pages_by_marker_are_pages_by_offset_are_the_whole(
     session: Session, sort_key: str, descending: bool, limit: int
 ) -> None:
     def page(**where: Any) -> list[str]:
-        found = backups.find(
-            session, BackupFilter(), sort_key=sort_key, descending=descending, **where
-        )
+        found = find(session, sort_key=sort_key, descending=descending, **where)
         return ids(found)
 
     whole = page()
@@ -123,44 +133,55 @@ def test_pages_by_marker_are_pages_by_offset_are_the_whole(
     assert by_offset == whole
 
 
+@pytest.mark.parametrize("kind", [BackupSummary, BackupDetail])
+def test_a_listing_has_what_the_rows_have(
+    session: Session, kind: type[BackupSummary | BackupDetail]
+) -> None:
+    page = backups.find(session, BackupFilter(), kind)
+    assert len(page) == 14
+    for found in page:
+        whole = backups.get(session, found.id)
+        assert found._asdict() == {name: getattr(whole, name) for name in kind._fields}
+
+
 def test_newest_first_is_the_default(session: Session) -> None:
-    found = backups.find(session, BackupFilter())
+    found = find(session)
     assert ids(found) == naive(found, "created_at_us", descending=True)
 
 
 def test_a_page_beyond_the_end_is_empty(session: Session) -> None:
-    assert backups.find(session, BackupFilter(), offset=14) == []
-    assert backups.find(session, BackupFilter(), limit=0) == []
-    last = backups.find(session, BackupFilter())[-1]
-    assert backups.find(session, BackupFilter(), marker=last.id) == []
+    assert find(session, offset=14) == []
+    assert find(session, limit=0) == []
+    last = find(session)[-1]
+    assert find(session, marker=last.id) == []
 
 
 def test_offset_without_limit_counts_from_the_marker(session: Session) -> None:
-    whole = backups.find(session, BackupFilter())
-    assert backups.find(session, BackupFilter(), offset=3) == whole[3:]
-    assert backups.find(session, BackupFilter(), marker=whole[4].id, offset=2) == whole[7:]
+    whole = find(session)
+    assert find(session, offset=3) == whole[3:]
+    assert find(session, marker=whole[4].id, offset=2) == whole[7:]
 
 
 def test_a_marker_of_a_filtered_list_need_not_match_the_filter(session: Session) -> None:
     """A backup may change its status between two pages."""
-    whole = backups.find(session, BackupFilter())
+    whole = find(session)
     marker = next(backup for backup in whole if backup.status == "error")
     after = whole[whole.index(marker) + 1 :]
-    found = backups.find(session, BackupFilter(status="available"), marker=marker.id)
+    found = find(session, BackupFilter(status="available"), marker=marker.id)
     assert found == [backup for backup in after if backup.status == "available"]
 
 
 def test_an_unknown_marker_is_told(session: Session) -> None:
     with pytest.raises(exception.BackupNotFound):
-        backups.find(session, BackupFilter(), marker="nothing")
+        find(session, marker="nothing")
 
 
 def test_another_projects_backup_is_no_marker(session: Session) -> None:
     """Else the length of my pages, sorted by name, would tell what the other's name is."""
-    (foreign, *_) = backups.find(session, BackupFilter(project_id=OTHER_PROJECT))
+    (foreign, *_) = find(session, BackupFilter(project_id=OTHER_PROJECT))
     with pytest.raises(exception.BackupNotFound):
-        backups.find(session, BackupFilter(project_id=PROJECT), marker=foreign.id)
-    assert backups.find(session, BackupFilter(), marker=foreign.id)
+        find(session, BackupFilter(project_id=PROJECT), marker=foreign.id)
+    assert find(session, marker=foreign.id)
 
 
 @pytest.mark.parametrize(
@@ -176,17 +197,17 @@ def test_another_projects_backup_is_no_marker(session: Session) -> None:
     ],
 )
 def test_equality_filters(session: Session, name: str, values: list[str]) -> None:
-    whole = backups.find(session, BackupFilter())
+    whole = find(session)
     for value in values:
-        found = backups.find(session, BackupFilter(**{name: value}))
+        found = find(session, BackupFilter(**{name: value}))
         assert found == [backup for backup in whole if getattr(backup, name) == value], value
 
 
 def test_filters_add_up(session: Session) -> None:
-    whole = backups.find(session, BackupFilter())
-    found = backups.find(session, BackupFilter(project_id=PROJECT, share_id="share-1", host="x"))
+    whole = find(session)
+    found = find(session, BackupFilter(project_id=PROJECT, share_id="share-1", host="x"))
     assert found == []
-    found = backups.find(session, BackupFilter(project_id=PROJECT, share_id="share-1"))
+    found = find(session, BackupFilter(project_id=PROJECT, share_id="share-1"))
     assert found == [b for b in whole if (b.project_id, b.share_id) == (PROJECT, "share-1")]
     assert found
 
@@ -195,18 +216,18 @@ def test_filters_add_up(session: Session) -> None:
     "part", ["_", "%", "/", "a_", "a%b", "%%", "_b", "\n", "本", "b", "\\", "'"]
 )
 def test_like_takes_every_character_for_itself(session: Session, part: str) -> None:
-    whole = backups.find(session, BackupFilter())
-    by_name = backups.find(session, BackupFilter(name_like=part))
+    whole = find(session)
+    by_name = find(session, BackupFilter(name_like=part))
     assert by_name == [b for b in whole if b.name is not None and part in b.name]
-    by_description = backups.find(session, BackupFilter(description_like=part))
+    by_description = find(session, BackupFilter(description_like=part))
     assert by_description == [
         b for b in whole if b.description is not None and part in b.description
     ]
 
 
 def test_like_of_nothing_matches_every_text(session: Session) -> None:
-    whole = backups.find(session, BackupFilter())
-    found = backups.find(session, BackupFilter(name_like=""))
+    whole = find(session)
+    found = find(session, BackupFilter(name_like=""))
     assert found == [backup for backup in whole if backup.name is not None]
 
 
@@ -215,11 +236,11 @@ def test_deleted_backups_are_unseen(database: Database) -> None:
         deleted = put_backup(session, status="deleted", name="gone")
         kept = put_backup(session, name="kept")
     with database.reader() as session:
-        assert ids(backups.find(session, BackupFilter())) == [kept]
-        assert backups.find(session, BackupFilter(status="deleted")) == []
-        assert backups.find(session, BackupFilter(name="gone")) == []
+        assert ids(find(session)) == [kept]
+        assert find(session, BackupFilter(status="deleted")) == []
+        assert find(session, BackupFilter(name="gone")) == []
         with pytest.raises(exception.BackupNotFound):
-            backups.find(session, BackupFilter(), marker=deleted)
+            find(session, marker=deleted)
         with pytest.raises(exception.BackupNotFound):
             backups.get(session, deleted)
         assert backups.exists(session, deleted)
@@ -247,7 +268,7 @@ def test_the_newest_are_found_by_an_index_alone(
 
     engine = session.get_bind()
     event.listen(engine, "before_cursor_execute", explain)
-    backups.find(session, where, limit=100)
+    find(session, where, limit=100)
     event.remove(engine, "before_cursor_execute", explain)
     assert any(index in plan for plan in plans)
     assert sum("ORDER BY" in plan for plan in plans) == 1, "only the page is sorted"
