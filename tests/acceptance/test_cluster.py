@@ -4,6 +4,7 @@ when any of them dies, or when the database or the bus is away for a while."""
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import threading
@@ -25,6 +26,9 @@ from tests.support.databases import NAME, MariaDb, PostgreSql
 from tests.support.rabbitmq import RabbitMq
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
+
+KILLS_S = float(os.environ.get("MANILA_BACKUP_KILLS_S", "120"))
+"""How long nodes are killed; for longer runs by hand."""
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +219,7 @@ def begun_operations(database: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("shares", "kills_s"), [(6, 15), pytest.param(60, 120, marks=pytest.mark.full)]
+    ("shares", "kills_s"), [(6, 15), pytest.param(60, KILLS_S, marks=pytest.mark.full)]
 )
 def test_all_ends_well_while_nodes_are_killed(
     tmp_path: Path, database: str, bus: RabbitMq, shares: int, kills_s: float
