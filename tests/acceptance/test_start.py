@@ -144,6 +144,13 @@ def test_with_the_option_it_listens_there_and_warns(state: Path) -> None:
         assert rest.get("/share-backups") == {"share_backups": []}
 
 
+def test_the_other_loopback_address_will_do(state: Path) -> None:
+    with running(state, "--host", "::1") as service:
+        assert service.endpoint.startswith("http://[::1]:")
+        assert service.rest().get("/share-backups") == {"share_backups": []}
+        assert service.client().json("share backup list") == []
+
+
 def own_address() -> str:
     """One of this machine's that is not a loopback one; a loopback one where there is no other."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
