@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from manila_backup.db import backups
+from manila_backup.db.backups import BackupFilter, BackupSummary
 from manila_backup.db.engine import SQLITE_BUSY_TIMEOUT_S, Database
 from tests.db.builders import committed, new_backup, new_id, put_backup
 
@@ -28,6 +29,10 @@ def impatient(path: Path) -> Iterator[sqlite3.Connection]:
     """Another process's view of the file: a plain connection that never waits."""
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         yield connection
+
+
+def listed(session: Session) -> list[BackupSummary]:
+    return backups.find(session, BackupFilter(), BackupSummary)
 
 
 def is_locked_out(path: Path) -> bool:
@@ -100,17 +105,17 @@ def test_a_reader_does_not_wait_for_a_writer_and_sees_what_is_committed(
     with database.writer() as writer:
         put_backup(writer)
         with database.reader() as session:
-            assert backups.find(session, backups.BackupFilter()) == []
+            assert listed(session) == []
     with database.reader() as session:
-        assert len(backups.find(session, backups.BackupFilter())) == 1
+        assert len(listed(session)) == 1
 
 
 def test_a_reader_sees_one_moment_throughout(database: Database) -> None:
     with database.reader() as session:
-        assert backups.find(session, backups.BackupFilter()) == []
+        assert listed(session) == []
         with database.writer() as writer:
             put_backup(writer)
-        assert backups.find(session, backups.BackupFilter()) == []
+        assert listed(session) == []
 
 
 def test_a_reader_keeps_nothing(database: Database) -> None:

@@ -181,6 +181,7 @@ def claim_next(database: Database) -> Operation:
         return claim(database, operations.claimable(session)[0].id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each_ends", [True, False], ids=["one at a time", "all at once"])
 def test_a_project_that_queued_much_does_not_keep_another_one_waiting(
     database: Database, each_ends: bool

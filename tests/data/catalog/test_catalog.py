@@ -253,6 +253,7 @@ _ANY_PATHS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(paths=_ANY_PATHS, looks=_ANY_PATHS, unread=st.booleans())
 def test_a_chain_is_like_one_with_every_path_spelled_out(
@@ -301,6 +302,7 @@ def deep() -> Iterator[Entry]:
         yield regular(path + b"-", 0)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_the_paths(tmp_path: Path) -> None:
     tracemalloc.start()
     try:

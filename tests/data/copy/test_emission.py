@@ -224,6 +224,7 @@ class Coordinator:
         return Name(self._groups[inode], ())
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(tree=TREES, seed=st.integers(0, 1 << 32))
 def test_entries_come_in_order_as_soon_as_they_can(tree: dict[bytes, What], seed: int) -> None:
