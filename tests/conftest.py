@@ -23,6 +23,8 @@ import pytest
 from tests.support.children import LASTING, commands
 from tests.support.databases import SERVERS
 
+pytest_plugins = ["tests.cloud.fixtures"]
+
 if TYPE_CHECKING:
     from manila_backup.db.engine import Database
 

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A virtual environment with Keystone and Manila, apart from the one that runs the tests: the
+versions that they need are not to be ours."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+PINS = (
+    "PyMySQL==1.2.4",
+    "gunicorn==27.0.1",
+    "keystone==30.0.0",
+    "manila==23.0.1",
+    "python-manilaclient==6.3.0",
+)
+
+
+@dataclass(frozen=True)
+class CloudVenv:
+    path: Path
+
+    def program(self, name: str) -> Path:
+        return self.path / "bin" / name
+
+
+def cloud_venv(path: Path = CHECKOUT / ".venv-cloud") -> CloudVenv:
+    """Installed at the first time, minutes long, and again when the pins have changed.
+
+    Safe against other processes that want the same; one that was killed in between is made good.
+    """
+    found = CloudVenv(path)
+    wanted = hashlib.sha256(" ".join((sys.version, *PINS)).encode()).hexdigest()[:16]
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = path / "installed"
+        if stamp.exists() and stamp.read_text() == wanted:
+            return found
+        shutil.rmtree(path, ignore_errors=True)
+        # Debian's Python may lack ensurepip: the pip beside the tests' Python helps out.
+        _run([sys.executable, "-m", "venv", "--without-pip", path])
+        _run([*_PIP, "--python", found.program("python"), "install", "--quiet", *PINS])
+        stamp.write_text(wanted)
+    return found
+
+
+_PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+
+
+def _run(command: Sequence[str | Path]) -> None:
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 0, done.stdout
