@@ -13,6 +13,7 @@ from manila_backup.api import options as api_options
 from manila_backup.data import node
 from manila_backup.quota import options as quota_options
 from manila_backup.share.local import options as local_options
+from manila_backup.share.manila import options as manila_options
 
 PROJECT = "manila-backup"
 
@@ -28,6 +29,10 @@ PROVIDER_OPTS = [
 
 def list_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
     """All our options by group, for oslo-config-generator."""
+    return [*_registered_opts(), (manila_options.GROUP, list(manila_options.SAMPLE_OPTS))]
+
+
+def _registered_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
     return [
         (None, [*node.OPTS, *quota_options.OPTS, *PROVIDER_OPTS]),
         (api_options.GROUP, list(api_options.OPTS)),
@@ -39,8 +44,9 @@ def register(conf: cfg.ConfigOpts) -> None:
     """All options of the service."""
     log.register_options(conf)
     conf.register_opts(db_options.database_opts, group="database")
-    for group, opts in list_opts():
+    for group, opts in _registered_opts():
         conf.register_opts(opts, group=group)
+    conf.register_opts(manila_options.OPTS, group=manila_options.GROUP)
 
 
 def load(arguments: Sequence[str], files: Sequence[str] | None = None) -> cfg.ConfigOpts:

@@ -18,7 +18,13 @@ DEADLINE_S = 120.0
 _LOOK_EVERY_S = 0.02
 
 
-def until(look: Callable[[], T | None], what: str, *, deadline_s: float = DEADLINE_S) -> T:
+def until(
+    look: Callable[[], T | None],
+    what: str,
+    *,
+    deadline_s: float = DEADLINE_S,
+    every_s: float = _LOOK_EVERY_S,
+) -> T:
     """Look until there is something to be seen, and return it. False and None are nothing."""
     end_s = time.monotonic() + deadline_s
     while True:
@@ -26,7 +32,7 @@ def until(look: Callable[[], T | None], what: str, *, deadline_s: float = DEADLI
         if found:
             return found
         assert time.monotonic() < end_s, f"within {deadline_s:g} s not seen: {what}"
-        threading.Event().wait(_LOOK_EVERY_S)
+        threading.Event().wait(every_s)
 
 
 class Watched:

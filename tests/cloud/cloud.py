@@ -25,6 +25,7 @@ from tests.support.ports import free_port
 from tests.support.rabbitmq import RabbitMq
 
 CLIENT_VERSION = "2.88"
+LOOK_EVERY_S = 0.3
 SHARE_TYPE_SPECS = {
     "share_backend_name": BACKEND,
     "snapshot_support": "True",
@@ -86,7 +87,7 @@ class Cloud:
             self._clients[user] = manilaclient.Client(
                 CLIENT_VERSION,
                 session=self.keystone.session(user),
-                endpoint_override=self.manila.url,
+                service_catalog_url=self.manila.url,
             )
         return self._clients[user]
 
@@ -100,8 +101,13 @@ class Cloud:
         return share_id
 
     def until_share(self, share_id: str, status: str) -> None:
-        until(lambda: self.share(share_id).status in {status, "error"}, f"{share_id} {status}")
+        self.until(lambda: self.share(share_id).status in {status, "error"}, f"{share_id} {status}")
         assert self.share(share_id).status == status
+
+    @staticmethod
+    def until(look: Callable[[], object], what: str) -> None:
+        """Not as often as where looking costs nothing."""
+        until(lambda: bool(look()), what, every_s=LOOK_EVERY_S, deadline_s=300)
 
     def share(self, share_id: str) -> Any:
         """As an administrator sees it."""

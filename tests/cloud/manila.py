@@ -17,7 +17,7 @@ from tests.cloud.users import ADMIN, DOMAIN, MANILA, PASSWORD
 from tests.cloud.venv import CloudVenv
 
 BACKEND = "directories"
-START_S = 120.0
+START_S = 300.0
 
 CONFIG = """\
 [DEFAULT]
@@ -35,7 +35,12 @@ enabled_share_protocols = NFS,CIFS
 report_interval = 1
 service_down_time = 30
 periodic_interval = 10
-is_deferred_deletion_enabled = true
+
+[quota]
+shares = -1
+gigabytes = -1
+snapshots = -1
+snapshot_gigabytes = -1
 
 [database]
 connection = {database}
@@ -51,8 +56,6 @@ user_domain_id = {domain}
 project_domain_id = {domain}
 service_token_roles = service
 service_token_roles_required = true
-memcached_servers =
-token_cache_time = -1
 
 [oslo_concurrency]
 lock_path = {root}/state/lock
@@ -93,6 +96,11 @@ class Manila:
         names = ("manila-scheduler", "manila-share", "manila-data")
         self.services = {name: self._service(name) for name in names}
         self.services["manila-api"] = self._api()
+
+    @property
+    def port(self) -> int:
+        """Of its API."""
+        return self._settings.port
 
     @property
     def url(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.children import LASTING
 
-START_S = 120.0
+START_S = 300.0
 STOP_S = 30.0
 
 

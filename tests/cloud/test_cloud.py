@@ -6,7 +6,6 @@ from __future__ import annotations
 import pytest
 from manilaclient import exceptions
 
-from tests.acceptance.waiting import until
 from tests.cloud.cloud import Cloud
 from tests.cloud.users import ALT_DEMO, DEMO, DEMO_READER, SYSTEM_ADMIN, USERS
 
@@ -18,13 +17,13 @@ def test_a_share_is_a_directory_with_rules(cloud: Cloud) -> None:
     tree = cloud.tree(share_id)
     assert tree.is_dir()
     cloud.client(DEMO).shares.allow(share_id, "ip", "192.0.2.1", "ro")
-    until(lambda: cloud.in_force(share_id) == {("192.0.2.1", "ro")}, "the rule")
+    cloud.until(lambda: cloud.in_force(share_id) == {("192.0.2.1", "ro")}, "the rule")
     with pytest.raises(exceptions.NotFound):
         cloud.client(ALT_DEMO).shares.get(share_id)
     with pytest.raises(exceptions.Forbidden):
         cloud.client(DEMO_READER).shares.delete(share_id)
     cloud.client(DEMO).shares.delete(share_id)
-    until(lambda: not tree.exists(), "the share's end")
+    cloud.until(lambda: not tree.exists(), "the share's end")
 
 
 def test_every_user_gets_a_token(cloud: Cloud) -> None:

@@ -31,9 +31,14 @@ Rules = set[tuple[str, str]]
 
 class ProviderHarness(Protocol):
     provider: ShareProvider
+    owner: RequestContext
+    """Of whom :meth:`create_share` makes shares."""
+    stranger: RequestContext
+    """Of another project."""
+    admin: RequestContext
 
     def create_share(self, *, is_public: bool = False, size_gib: int = 1) -> str:
-        """A new available share of OWNER's project; its id."""
+        """A new available share of the owner's project; its id."""
         ...
 
     def remove_share(self, share_id: str) -> None:
@@ -71,6 +76,8 @@ class ProviderHarness(Protocol):
 
 class LocalHarness:
     """The local provider over a store in a temporary directory."""
+
+    owner, stranger, admin = OWNER, STRANGER, ADMIN
 
     def __init__(self, root: Path) -> None:
         self.store = LocalShareStore(root)
@@ -146,6 +153,3 @@ class LocalHarness:
         aside = self.store.root.with_name("aside")
         self.store.root.rename(aside)
         self.store.root.symlink_to(self.store.root)
-
-
-HARNESSES: dict[str, Callable[[Path], ProviderHarness]] = {"local": LocalHarness}

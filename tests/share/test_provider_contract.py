@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +19,28 @@ from manila_backup.exception import (
     TransientError,
 )
 from manila_backup.types import AccessLevel, Grant, Share
-from tests.share.harness import ADMIN, HARNESSES, OWNER, STRANGER, ProviderHarness
+from tests.share.harness import LocalHarness, ProviderHarness
+from tests.share.manila_harness import manila_harness
 
 RO, RW = AccessLevel.RO, AccessLevel.RW
 NODE = "192.0.2.7"
 
 
-@pytest.fixture(params=sorted(HARNESSES))
-def harness(request: pytest.FixtureRequest, tmp_path: Path) -> ProviderHarness:
-    factory: Callable[[Path], ProviderHarness] = HARNESSES[request.param]
-    return factory(tmp_path / "shares")
+MANILA = pytest.param("manila", marks=[pytest.mark.full, pytest.mark.acceptance])
+
+
+@pytest.fixture(params=["local", MANILA])
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProviderHarness]:
+    if request.param == "local":
+        yield LocalHarness(tmp_path / "shares")
+    else:
+        with manila_harness(request.getfixturevalue("cloud")) as found:
+            yield found
 
 
 @pytest.fixture
 def share(harness: ProviderHarness) -> Share:
-    return harness.provider.get(OWNER, harness.create_share())
+    return harness.provider.get(harness.owner, harness.create_share())
 
 
 def operation() -> str:
@@ -42,7 +49,7 @@ def operation() -> str:
 
 class TestProvider:
     def test_instances_are_shared_between_threads(self, harness: ProviderHarness) -> None:
-        shares = [harness.provider.get(ADMIN, harness.create_share()) for _ in range(4)]
+        shares = [harness.provider.get(harness.admin, harness.create_share()) for _ in range(4)]
 
         def work(share: Share) -> None:
             for number in range(5):
@@ -66,27 +73,31 @@ class TestProvider:
 class TestGet:
     def test_the_share_as_it_is_now(self, harness: ProviderHarness) -> None:
         share_id = harness.create_share(size_gib=3)
-        share = harness.provider.get(OWNER, share_id)
-        assert (share.id, share.project_id, share.size_gib) == (share_id, "p-owner", 3)
+        share = harness.provider.get(harness.owner, share_id)
+        assert (share.id, share.project_id, share.size_gib) == (
+            share_id,
+            harness.owner.project_id,
+            3,
+        )
         assert (share.status, share.task_state, share.share_proto) == ("available", None, "NFS")
         assert (share.is_public, share.has_snapshots, share.has_replicas) == (False, False, False)
         harness.take_snapshot(share_id)
-        assert harness.provider.get(OWNER, share_id).has_snapshots
+        assert harness.provider.get(harness.owner, share_id).has_snapshots
 
     def test_private_shares_of_other_projects_are_not_seen(
         self, harness: ProviderHarness, share: Share
     ) -> None:
         with pytest.raises(ShareNotFound):
-            harness.provider.get(STRANGER, share.id)
+            harness.provider.get(harness.stranger, share.id)
 
     def test_public_shares_of_other_projects_are_seen(self, harness: ProviderHarness) -> None:
-        share = harness.provider.get(STRANGER, harness.create_share(is_public=True))
-        assert (share.is_public, share.project_id) == (True, "p-owner")
+        share = harness.provider.get(harness.stranger, harness.create_share(is_public=True))
+        assert (share.is_public, share.project_id) == (True, harness.owner.project_id)
 
     def test_an_administrator_sees_private_shares(
         self, harness: ProviderHarness, share: Share
     ) -> None:
-        assert harness.provider.get(ADMIN, share.id) == share
+        assert harness.provider.get(harness.admin, share.id) == share
 
     @pytest.mark.parametrize(
         "share_id",
@@ -105,21 +116,21 @@ class TestGet:
     def test_share_not_found_when_there_is_none(
         self, harness: ProviderHarness, share_id: str
     ) -> None:
-        for context in (OWNER, ADMIN):
+        for context in (harness.owner, harness.admin):
             with pytest.raises(ShareNotFound):
                 harness.provider.get(context, share_id)
 
     def test_share_not_found_after_removal(self, harness: ProviderHarness, share: Share) -> None:
         harness.remove_share(share.id)
         with pytest.raises(ShareNotFound):
-            harness.provider.get(OWNER, share.id)
+            harness.provider.get(harness.owner, share.id)
 
     def test_transient_error_when_the_provider_is_away(
         self, harness: ProviderHarness, share: Share
     ) -> None:
         harness.put_away()
         with pytest.raises(TransientError):
-            harness.provider.get(OWNER, share.id)
+            harness.provider.get(harness.owner, share.id)
 
 
 class TestMark:
@@ -142,11 +153,11 @@ class TestMark:
         self, harness: ProviderHarness, share: Share, status: str
     ) -> None:
         harness.provider.mark(share, operation(), status)
-        before = harness.provider.get(ADMIN, share.id)
+        before = harness.provider.get(harness.admin, share.id)
         for disturb in harness.disturbances(share.id).values():
             with pytest.raises(ManilaBackupError):
                 disturb()
-        assert harness.provider.get(ADMIN, share.id) == before
+        assert harness.provider.get(harness.admin, share.id) == before
 
     def test_the_same_changes_are_accepted_when_not_marked(self, harness: ProviderHarness) -> None:
         for name in ("extend", "shrink", "snapshot", "delete", "force_delete"):
@@ -177,10 +188,10 @@ class TestMark:
     ) -> None:
         holder = operation()
         harness.provider.mark(share, holder, "backup_creating")
-        before = harness.provider.get(ADMIN, share.id)
+        before = harness.provider.get(harness.admin, share.id)
         with pytest.raises(ShareBusy):
             harness.provider.mark(share, operation(), "backup_restoring")
-        assert harness.provider.get(ADMIN, share.id) == before
+        assert harness.provider.get(harness.admin, share.id) == before
         harness.provider.mark(share, holder, "backup_creating")
 
     def test_share_not_found_when_the_share_is_gone(
@@ -210,7 +221,7 @@ class TestUnmark:
         ours = operation()
         harness.provider.mark(share, ours, "backup_creating")
         harness.provider.unmark(share.id, ours)
-        assert harness.provider.get(OWNER, share.id) == share
+        assert harness.provider.get(harness.owner, share.id) == share
         harness.disturbances(share.id)["delete"]()
 
     def test_idempotent(self, harness: ProviderHarness, share: Share) -> None:
