@@ -43,7 +43,7 @@ def configured(keystone: Keystone, url: str, **options: Any) -> cfg.ConfigOpts:
     }
     from keystoneauth1 import loading
 
-    conf.register_opts(loading.get_auth_plugin_conf_options(values["auth_type"]), group=GROUP)
+    conf.register_opts(loading.get_auth_plugin_conf_options("password"), group=GROUP)
     for name, value in values.items():
         conf.set_override(name, value, group=GROUP)
     return conf

@@ -37,9 +37,13 @@ class Access:
     def grant(self, share: Share, address: str, level: AccessLevel) -> Grant:
         """:raises GrantFailed:"""
         with _failures(share.id, "given"):
+            made = False
             for _ in self._looks("the access rule is not active"):
-                rule = self._step_towards(share.id, address, level)
-                if rule is not None:
+                rule = self._rule(share.id, address)
+                if rule is None:
+                    self._allow(share.id, address, level)
+                    made = True
+                elif self._works(share.id, rule, address, level, made=made):
                     return Grant(
                         share_id=share.id,
                         address=address,
@@ -61,25 +65,29 @@ class Access:
 
     # --- steps ------------------------------------------------------------------------------------
 
-    def _step_towards(self, share_id: str, address: str, level: AccessLevel) -> Rule | None:
-        """Look at what is there and do the next thing. Nothing is remembered between two steps, so
-        an earlier attempt, or an answer of Manila's that was lost, makes no difference.
-
-        :returns: the rule that works, or None: look again.
-        """
+    def _rule(self, share_id: str, address: str) -> Rule | None:
+        """What is there now, ours if there are two. Nothing is remembered of how it came to be, so
+        an earlier attempt, or an answer of Manila's that was lost, makes no difference."""
         rules = self._rules.of_address(share_id, address)
-        if not rules:
-            self._allow(share_id, address, level)
-            return None
-        rule = rules[0]
+        return rules[0] if rules else None
+
+    def _works(
+        self, share_id: str, rule: Rule, address: str, level: AccessLevel, *, made: bool
+    ) -> bool:
+        """Whether the rule gives what is needed; if not, and it is ours, make way for a better one.
+
+        :param made: it was made just now, and not by an earlier attempt.
+        """
         if rule.state in GOING:
-            return None
+            return False
         if not rule.ours:
             _refuse_insufficient(rule, address, level)
+        elif rule.state == "error" and made:
+            raise TransientError(reason=f"Manila could not put the rule for {address} into force")
         elif rule.state == "error" or not rule.suffices(level):
             self._deny(share_id, rule)
-            return None
-        return rule if rule.state == "active" else None
+            return False
+        return rule.state == "active"
 
     def _allow(self, share_id: str, address: str, level: AccessLevel) -> None:
         locks = {}

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from keystoneauth1 import loading
+from keystoneauth1 import exceptions, loading
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.service_token import ServiceTokenAuthWrapper
 from keystoneauth1.session import Session
@@ -73,7 +73,7 @@ class ManilaApi:
         self._version: Any = None
 
     @classmethod
-    def from_conf(cls, conf: cfg.ConfigOpts) -> ManilaApi:
+    def from_conf(cls, conf: cfg.ConfigOpts, *, newest: str = NEWEST) -> ManilaApi:
         """As group [manila] says. Nothing is asked of Keystone or Manila yet.
 
         :raises ValueError: an option is missing or wrong; the message names it.
@@ -83,7 +83,10 @@ class ManilaApi:
             raise ValueError(
                 f"option endpoint_override (or service_type) in group [{GROUP}] is required"
             )
-        auth = loading.load_auth_from_conf_options(conf, GROUP)
+        try:
+            auth = loading.load_auth_from_conf_options(conf, GROUP)
+        except exceptions.ClientException as exc:
+            raise ValueError(f"group [{GROUP}]: {exc}") from exc
         if auth is None:
             raise ValueError(f"option auth_type in group [{GROUP}] is required")
         endpoint = Endpoint(
@@ -93,7 +96,9 @@ class ManilaApi:
             interfaces=tuple(group.valid_interfaces),
         )
         session = loading.load_session_from_conf_options(conf, GROUP)
-        return cls(session=session, auth=auth, endpoint=endpoint, retries=group.retries)
+        return cls(
+            session=session, auth=auth, endpoint=endpoint, retries=group.retries, newest=newest
+        )
 
     def as_service(self) -> Client:
         """:raises TransientError: Manila is too old."""
