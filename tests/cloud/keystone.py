@@ -28,6 +28,10 @@ log_file = {directory}/keystone.log
 [database]
 connection = sqlite:///{directory}/keystone.sqlite
 
+[identity]
+# The least: a password is checked for each token, and the real cost is a third of a second.
+password_hash_rounds = 4
+
 [token]
 provider = fernet
 expiration = {token_s}

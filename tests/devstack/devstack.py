@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host that devstack runs on, as far as our plugin can see it: a real Keystone and a real MariaDB,
+"""A host that devstack runs on, as far as our plugin can see it: a real Keystone and MariaDB,
 the programs of this checkout, and directories of its own where /etc/exports.d and /var/lib/nfs are
 (the machine's own stay as they are)."""
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keystone for harness.sh: what each function of devstack leaves behind, in one process instead of a
-client per entry.
+"""Keystone for harness.sh: what each function of devstack leaves behind, in one process instead of
+a client per entry.
 
     identity.py user NAME PASSWORD DOMAIN PROJECT ROLE...
     identity.py service TYPE NAME DESCRIPTION

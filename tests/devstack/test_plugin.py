@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,7 +22,9 @@ from tests.support.databases import MariaDb
 
 MANILA = "http://127.0.0.1:9/share/v2"
 INTERFACES = ("public", "internal", "admin")
-MANILAS = {(kind, each): MANILA for kind in ("sharev2", "shared-file-system") for each in INTERFACES}
+MANILAS = {
+    (kind, each): MANILA for kind in ("sharev2", "shared-file-system") for each in INTERFACES
+}
 
 
 @pytest.mark.slow
@@ -91,7 +92,9 @@ def assert_it_works(devstack: Devstack) -> None:
     assert devstack.export.stat().st_mode & 0o777 == 0o700
 
     for program, words in (("status", "upgrade check"), ("manage", "service list")):
-        done = run([BIN / f"manila-backup-{program}", "--config-file", devstack.config, *words.split()])
+        done = run(
+            [BIN / f"manila-backup-{program}", "--config-file", devstack.config, *words.split()]
+        )
         assert done.status == 0, done.out + done.err
 
     ours = {(kind, each): devstack.url for kind in ("share-backup",) for each in INTERFACES}
