@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data node under exactly the rights that its systemd unit gives it, and under one less.
 
-setpriv(1) stands for systemd here: the same bounding set, the same no_new_privs, uid 0. The tree
-has what ordinary trees of tenants have not, so that a missing right shows as a difference.
+setpriv(1) and unshare(1) stand for systemd here: the same bounding set, the same no_new_privs, uid 0,
+and a file system that is read-only but for the state directory. The tree has what ordinary trees of tenants have not, so that a missing right shows as a difference.
 """
 
 from __future__ import annotations
@@ -123,6 +123,14 @@ def damage(root: Path) -> None:
     assert not (root / "char").exists()
 
 
+STRICT = """\
+mount --bind "$0" "$0" && mount -o remount,bind,ro / || exit
+mkdir /probe 2>/dev/null && exit 9
+TMPDIR=$0/tmp exec "$@"
+"""
+"""What ProtectSystem=strict, StateDirectory and PrivateTmp come to; the first argument is the
+state directory."""
+
 # --- a node with few rights -----------------------------------------------------------------------
 
 
@@ -167,9 +175,12 @@ def running(root: Path, kept: list[str]) -> Iterator[Rest]:
     config.write_text(CONFIG.format(root=root, port=port))
     assert run([BIN / "manila-backup-manage", "--config-file", config, "db", "sync"]).status == 0
     bounds = ",".join(["-all", *(f"+{name}" for name in kept)])
-    setpriv = ["setpriv", f"--bounding-set={bounds}", "--inh-caps=-all"]
-    if unit().get("NoNewPrivileges") == "yes":
-        setpriv.append("--no-new-privs")
+    assert (unit()["NoNewPrivileges"], unit()["ProtectSystem"]) == ("yes", "strict")
+    (root / "tmp").mkdir()
+    setpriv: list[str | Path] = [
+        *("unshare", "--mount", "--propagation=slave", "--", "sh", "-c", STRICT, root),
+        *("setpriv", f"--bounding-set={bounds}", "--inh-caps=-all", "--no-new-privs"),
+    ]
     arguments = ["--config-file", config]
     with (
         service([BIN / "manila-backup-api", *arguments], root / "api.log"),
@@ -218,8 +229,9 @@ def _ended(rest: Rest, backup_id: str, what: str, wrong: list[str]) -> None:
 
 
 def _gone(rest: Rest, backup_id: str) -> bool:
-    status = rest.call("GET", f"/share-backups/{backup_id}").status
-    return status == 404 or "error" in rest.backup(backup_id)["status"]
+    """Or failed to go."""
+    answer = rest.call("GET", f"/share-backups/{backup_id}")
+    return answer.status == 404 or "error" in answer.json["share_backup"]["status"]
 
 
 # --- the tests ------------------------------------------------------------------------------------
