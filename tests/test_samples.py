@@ -60,3 +60,32 @@ def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
         [analyze, "verify", unit], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+_SAY = """
+import logging, sys
+from manila_backup import config
+conf = config.load(sys.argv[1:])
+config.set_up_logging(conf)
+for name in ("manila_backup.data.manager", "sqlalchemy.engine", "some.library"):
+    logging.getLogger(name).info("told by %s", name)
+    logging.getLogger(name).warning("warned by %s", name)
+logging.getLogger("manila_backup").debug("debugged")
+"""
+
+
+def test_the_logging_sample_says_where_messages_go(tmp_path: Path) -> None:
+    log, sample, config = (tmp_path / name for name in ("log", "logging.ini", "conf"))
+    text = (ETC / "logging.ini.sample").read_text()
+    sample.write_text(text.replace("/var/log/manila-backup/manila-backup.log", str(log)))
+    config.write_text(f"[DEFAULT]\nlog_config_append = {sample}\n")
+    command = [sys.executable, "-c", _SAY, "--config-file", config]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = log.read_text().splitlines()
+    assert done.stderr.splitlines() == lines
+    assert [line.partition(" [-] ")[2] for line in lines] == [
+        "told by manila_backup.data.manager",
+        "warned by manila_backup.data.manager",
+        "warned by sqlalchemy.engine",
+        "warned by some.library",
+    ]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from keystoneauth1.identity import v3
@@ -158,10 +159,16 @@ class Keystone(Server):
             self._roles[name] = self._post("/roles", {"role": {"name": name}})["role"]["id"]
         return self._roles[name]
 
-    def add_endpoint(self, name: str, kind: str, url: str) -> None:
+    def add_endpoint(
+        self,
+        name: str,
+        kind: str,
+        url: str,
+        interfaces: Sequence[str] = ("public", "internal", "admin"),
+    ) -> None:
         """An entry of the catalog, the same URL for each interface."""
         service = self._post("/services", {"service": {"name": name, "type": kind}})["service"]
-        for interface in ("public", "internal", "admin"):
+        for interface in interfaces:
             endpoint = {"service_id": service["id"], "interface": interface, "url": url}
             self._post("/endpoints", {"endpoint": {**endpoint, "region_id": REGION}})
 

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import make_url
 
-from tests.acceptance.programs import BIN, Ended, run
+from tests.acceptance.programs import BIN, run
 from tests.cloud.keystone import REGION, Keystone
 from tests.cloud.users import ADMIN, DEMO, PASSWORD, User
 from tests.support.databases import MariaDb
@@ -211,18 +212,26 @@ class Devstack:
 
     # --- what there is ----------------------------------------------------------------------------
 
-    def openstack(self, *arguments: str) -> Ended:
-        return run([BIN / "openstack", "--os-cloud", CLOUD, *arguments], env=self._environment())
+    def _identity(self, path: str) -> Any:
+        return self.keystone.session(ADMIN).get(self.keystone.url + path).json()
 
     def catalog(self) -> dict[tuple[str, str], str]:
         """(service type, interface): URL, Keystone's own left out."""
-        listed = self.openstack("endpoint", "list", "-f", "json")
-        assert listed.status == 0, listed.err
+        types = {row["id"]: row["type"] for row in self._identity("/services")["services"]}
         return {
-            (row["Service Type"], row["Interface"]): row["URL"]
-            for row in listed.json
-            if row["Service Type"] != "identity"
+            (types[row["service_id"]], row["interface"]): row["url"]
+            for row in self._identity("/endpoints")["endpoints"]
+            if types[row["service_id"]] != "identity"
         }
+
+    def has_user(self, name: str) -> bool:
+        return bool(self._identity(f"/users?name={name}")["users"])
+
+    def roles(self, user: str, project: str) -> set[str]:
+        (found,) = self._identity(f"/users?name={user}")["users"]
+        where = f"user.id={found['id']}&scope.project.id={self.keystone.project_id(project)}"
+        assigned = self._identity(f"/role_assignments?{where}&include_names")["role_assignments"]
+        return {row["role"]["name"] for row in assigned}
 
     def exported(self) -> list[str]:
         """Lines of the table that exportfs has made, of directories below this one."""

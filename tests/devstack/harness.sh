@@ -34,19 +34,16 @@ function trueorfalse {
 }
 
 function iniset {
-    python3 - "$@" <<'PYTHON'
-import configparser, sys
-
-path, section, option, value = sys.argv[1:]
-ini = configparser.RawConfigParser(default_section="no such section", interpolation=None)
-ini.optionxform = str
-ini.read(path)
-if not ini.has_section(section):
-    ini.add_section(section)
-ini.set(section, option, value)
-with open(path, "w") as file:
-    ini.write(file)
-PYTHON
+    grep -qxF "[$2]" "$1" 2>/dev/null || printf '\n[%s]\n' "$2" >>"$1"
+    # The environment, since awk would read escapes in a variable that is given with -v.
+    HEADER="[$2]" OPTION="$3 =" VALUE="$4" awk '
+        /^\[/ { inside = ($0 == ENVIRON["HEADER"]) }
+        inside && index($0, ENVIRON["OPTION"]) == 1 { next }
+        { print }
+        $0 == ENVIRON["HEADER"] { print ENVIRON["OPTION"] " " ENVIRON["VALUE"] }
+    ' "$1" >"$1.new"
+    cat "$1.new" >"$1"
+    rm "$1.new"
 }
 
 # --- stand-ins ------------------------------------------------------------------------------------
