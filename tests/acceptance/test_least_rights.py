@@ -251,6 +251,6 @@ def test_each_of_them_is_needed(tmp_path: Path, name: str) -> None:
     assert wrong != []
 
 
-def test_the_unit_runs_as_root_since_mount_asks_for_it() -> None:
-    """See ADR 0008: util-linux's mount refuses everybody else, whatever capabilities they have."""
+def test_the_unit_runs_as_root_since_nfs_servers_go_by_the_uid() -> None:
+    """See ADR 0008; mount.nfs, too, refuses everybody else, whatever capabilities they have."""
     assert "User" not in unit()
