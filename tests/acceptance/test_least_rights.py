@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data node under exactly the rights that its systemd unit gives it, and under one less.
 
-setpriv(1) and unshare(1) stand for systemd here: the same bounding set, the same no_new_privs, uid 0,
-and a file system that is read-only but for the state directory. The tree has what ordinary trees of tenants have not, so that a missing right shows as a difference.
+setpriv(1) and unshare(1) stand for systemd here: the same bounding set, the same no_new_privs,
+uid 0, and a file system that is read-only but for the state directory. The tree has what ordinary
+trees of tenants have not, so that a missing right shows as a difference.
 """
 
 from __future__ import annotations

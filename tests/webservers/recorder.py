@@ -56,10 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         recorder = cast(_Server, self.server).recorder
         body = self._body(recorder)
-        if recorder.name != "ours" or "/healthcheck" not in self.requestline:  # HAProxy's own
-            recorder.seen.append(
-                Seen(line=self.requestline, headers=tuple(self.headers.items()), body=body)
-            )
+        recorder.seen.append(
+            Seen(line=self.requestline, headers=tuple(self.headers.items()), body=body)
+        )
         if self.requestline.split(" ")[1].endswith("/stream"):
             self._stream(recorder)
         else:
