@@ -53,7 +53,6 @@ function configure_manila_backup {
     iniset "$conf" DEFAULT backup_mount_proto nfs
     iniset "$conf" DEFAULT backup_mount_export "$(_manila_backup_export_host):$MANILA_BACKUP_EXPORT_DIR"
     iniset "$conf" DEFAULT backup_mount_options "$MANILA_BACKUP_MOUNT_OPTIONS"
-    iniset "$conf" oslo_concurrency lock_path "$MANILA_BACKUP_STATE_DIR/lock"
 
     _configure_manila_backup_database
     _configure_manila_backup_bus
@@ -278,14 +277,16 @@ function stop_manila_backup {
 
 # --- clean ----------------------------------------------------------------------------------------
 
+# clean.sh does not always say which server it was.
 function _drop_manila_backup_database {
     case ${DATABASE_TYPE:-mysql} in
         mysql)
-            MYSQL_PWD=$DATABASE_PASSWORD mysql --connect-timeout=5 --user="$DATABASE_USER" \
-                --host="$MYSQL_HOST" -e "DROP DATABASE IF EXISTS $MANILA_BACKUP_DATABASE"
+            MYSQL_PWD=${DATABASE_PASSWORD:-} mysql --connect-timeout=5 --user="${DATABASE_USER:-root}" \
+                --host="${MYSQL_HOST:-127.0.0.1}" -e "DROP DATABASE IF EXISTS $MANILA_BACKUP_DATABASE"
             ;;
         postgresql)
-            PGPASSWORD=$DATABASE_PASSWORD dropdb --if-exists --host="$DATABASE_HOST" --username="$DATABASE_USER" "$MANILA_BACKUP_DATABASE"
+            PGPASSWORD=${DATABASE_PASSWORD:-} dropdb --if-exists --username="${DATABASE_USER:-root}" \
+                --host="${DATABASE_HOST:-127.0.0.1}" "$MANILA_BACKUP_DATABASE"
             ;;
     esac
 }
