@@ -40,9 +40,6 @@ expiration = {token_s}
 [fernet_tokens]
 key_repository = {directory}/fernet-keys
 
-[identity]
-password_hash_rounds = 4
-
 [credential]
 key_repository = {directory}/credential-keys
 
