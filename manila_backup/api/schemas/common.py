@@ -14,12 +14,28 @@ TIMESTAMP: dict[str, Any] = {
     "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}$",
 }
 NULLABLE_TIMESTAMP: dict[str, Any] = {"anyOf": [TIMESTAMP, {"type": "null"}]}
-LIMIT: dict[str, Any] = {"type": "integer", "minimum": 0}
-"""Of a page. 0 is the same as none given, as in Manila."""
-OFFSET: dict[str, Any] = {"type": "integer", "minimum": 0}
-SORT_DIR: dict[str, Any] = {"type": "string", "enum": ["asc", "desc"]}
+LIMIT: dict[str, Any] = {
+    "type": "integer",
+    "minimum": 0,
+    "description": "Most items of a page; 0 is the same as none given, as in Manila.",
+}
+OFFSET: dict[str, Any] = {
+    "type": "integer",
+    "minimum": 0,
+    "description": "How many items to leave out.",
+}
+SORT_DIR: dict[str, Any] = {
+    "type": "string",
+    "enum": ["asc", "desc"],
+    "description": "Without it desc.",
+}
 BOOLEAN: dict[str, Any] = {"type": "boolean"}
 TEXT: dict[str, Any] = {"type": "string", "maxLength": 255}
+
+
+def said(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    """The same with a sentence for readers; the references are made of these."""
+    return {**schema, "description": description}
 
 
 def obj(

@@ -15,6 +15,7 @@ from manila_backup.api.schemas.common import (
     TIMESTAMP,
     exact,
     obj,
+    said,
     wrapped,
 )
 
@@ -35,16 +36,19 @@ SORT_KEYS = (
 
 LIST_QUERY = obj(
     {
-        "resource_id": TEXT,
-        "resource_type": TEXT,
+        "resource_id": said(TEXT, "Id of the backup."),
+        "resource_type": said(TEXT, "SHARE_BACKUP."),
         "request_id": TEXT,
         "action_id": TEXT,
         "detail_id": TEXT,
         "message_level": TEXT,
-        # From 2.52.
-        "created_since": TEXT,
-        "created_before": TEXT,
-        "sort_key": {"type": "string", "enum": list(SORT_KEYS)},
+        "created_since": said(TEXT, "A time in ISO 8601. From 2.52."),
+        "created_before": said(TEXT, "A time in ISO 8601. From 2.52."),
+        "sort_key": {
+            "type": "string",
+            "enum": list(SORT_KEYS),
+            "description": "Without it created_at.",
+        },
         "sort_dir": SORT_DIR,
         "limit": LIMIT,
         "offset": OFFSET,
@@ -55,16 +59,16 @@ _MESSAGE = exact(
     {
         "id": _STRING,
         "project_id": _STRING,
-        "action_id": _STRING,
-        "detail_id": _STRING,
-        "message_level": _STRING,
+        "action_id": said(_STRING, "101 create, 102 restore, 103 delete."),
+        "detail_id": said(_STRING, "101 failed, 102 cancelled, 103 done, but not completely."),
+        "message_level": said(_STRING, "ERROR, WARNING or INFO."),
         "created_at": TIMESTAMP,
         "expires_at": TIMESTAMP,
-        "request_id": NULLABLE_STRING,
+        "request_id": said(NULLABLE_STRING, "Of the request that queued the operation."),
         "links": LINKS,
         "resource_type": _STRING,
-        "resource_id": _STRING,
-        "user_message": _STRING,
+        "resource_id": said(_STRING, "Id of the backup."),
+        "user_message": said(_STRING, "What happened, and why."),
     }
 )
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from manila_backup.api.schemas.common import TEXT, exact, obj, wrapped
+from manila_backup.api.schemas.common import TEXT, exact, obj, said, wrapped
 
 MAX_LIMIT = 2**31 - 1
-_LIMIT: dict[str, Any] = {"type": "integer", "minimum": -1, "maximum": MAX_LIMIT}
+_LIMIT: dict[str, Any] = {
+    "type": "integer",
+    "minimum": -1,
+    "maximum": MAX_LIMIT,
+    "description": "-1 is unlimited.",
+}
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
 _STRING: dict[str, Any] = {"type": "string"}
 
@@ -18,17 +23,17 @@ UPDATE = wrapped(
         {
             "backups": _LIMIT,
             "backup_gigabytes": _LIMIT,
-            "force": {"type": "boolean"},
-            # Clients repeat the project here; the path decides.
-            "tenant_id": TEXT,
+            "force": said({"type": "boolean"}, "Also below what is used already."),
+            "tenant_id": said(TEXT, "Clients repeat the project here; the path decides."),
         }
     ),
 )
 
-QUERY = obj({"user_id": TEXT, "share_type": TEXT})
+_NO_PARTS = said(TEXT, "Refused: backup quotas are of projects.")
+QUERY = obj({"user_id": _NO_PARTS, "share_type": _NO_PARTS})
 
 _PLAIN = {"id": _STRING, "backups": _LIMIT, "backup_gigabytes": _LIMIT}
-_USED = exact({"limit": _LIMIT, "in_use": _COUNT, "reserved": _COUNT})
+_USED = exact({"limit": _LIMIT, "in_use": _COUNT, "reserved": said(_COUNT, "Always 0.")})
 
 # The two figures are there from 2.80.
 RESPONSE = wrapped("quota_set", exact(_PLAIN, "backups", "backup_gigabytes"))
