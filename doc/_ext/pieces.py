@@ -44,13 +44,16 @@ def json_block(text: str) -> nodes.literal_block:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> nodes.table:
-    """Cells are text as above; as many in each row as in the header."""
+    """Cells are text as above; as many in each row as in the header, which is not shown if empty."""
     group = nodes.tgroup(cols=len(header))
     group += [nodes.colspec(colwidth=1) for _ in header]
-    head, body = nodes.thead(), nodes.tbody()
-    head += _row(header)
+    if any(header):
+        head = nodes.thead()
+        head += _row(header)
+        group += head
+    body = nodes.tbody()
     body += [_row(row) for row in rows]
-    group += [head, body]
+    group += body
     return nodes.table("", group, classes=["colwidths-auto"])
 
 

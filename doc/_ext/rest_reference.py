@@ -48,9 +48,13 @@ class RestErrors(SphinxDirective):
         codes: dict[int, list[str]] = {}
         for status, code in ERROR_TABLE.values():
             codes.setdefault(status, []).append(f"`{code}`")
+        answered = {405} | codes.keys()
+        for item in DOCUMENT["paths"].values():
+            answered |= {int(code) for one in item.values() for code in one["responses"]}
         rows = [
             (f"{status}", f"`{name}`", ", ".join(sorted(set(codes.get(status, [])))))
             for status, name in FAULT_NAMES.items()
+            if status in answered
         ]
         found: list[nodes.Node] = [table(("status", "key of the body", "codes"), rows)]
         return found + [json_block(read_sample(name)) for name in ERRORS]
@@ -69,13 +73,13 @@ def _section(exchange: Exchange) -> nodes.section:
             for name, schema in sorted(parameters.items())
         ]
         content += [rubric("Query"), table(("parameter", "type", ""), rows)]
-    for title, schema, sample in (
-        ("Request", exchange.request_schema, exchange.request_sample),
-        ("Response", exchange.response_schema, exchange.response_sample),
+    for title, optional, schema, sample in (
+        ("Request", "Optional.", exchange.request_schema, exchange.request_sample),
+        ("Response", "Not always there.", exchange.response_schema, exchange.response_sample),
     ):
         if schema is not None and sample is not None:
             content.append(rubric(title))
-            rows = list(_fields(schema, ""))
+            rows = list(_fields(schema, "", optional=optional))
             if rows:
                 content.append(table(("field", "type", ""), rows))
             content.append(json_block(read_sample(sample)))
@@ -112,19 +116,20 @@ def _who(policy: str) -> str:
 # --- schemas --------------------------------------------------------------------------------------
 
 
-def _fields(schema: Schema, above: str) -> Iterator[tuple[str, str, str]]:
-    """A row per field, depth first; items of a list are written ``list[].field``."""
+def _fields(schema: Schema, above: str, *, optional: str) -> Iterator[tuple[str, str, str]]:
+    """A row per field, depth first; items of a list are written ``list[].field``. ``optional`` is
+    what to say of a field that may be left out."""
     if "properties" not in schema:
         items = schema.get("items")
         if items is not None:
-            yield from _fields(items, f"{above}[]")
+            yield from _fields(items, f"{above}[]", optional=optional)
         return
     required = schema.get("required", ())
     for name, inner in schema["properties"].items():
         path = f"{above}.{name}" if above else name
-        optional = "" if name in required else "not always there; "
-        yield f"`{path}`", _kind(inner), (optional + _about(inner)).removesuffix("; ")
-        yield from _fields(inner, path)
+        about = _about(inner) if name in required else f"{optional} {_about(inner)}".rstrip()
+        yield f"`{path}`", _kind(inner), about
+        yield from _fields(inner, path, optional=optional)
 
 
 def _kind(schema: Schema) -> str:
@@ -138,15 +143,15 @@ def _kind(schema: Schema) -> str:
 
 
 def _about(schema: Schema) -> str:
-    """What is said of a value besides its type."""
+    """What is said of a value besides its type, in sentences."""
     parts = [schema["description"]] if "description" in schema else []
     if "minimum" in schema and "maximum" in schema:
-        parts.append(f"{schema['minimum']} to {schema['maximum']}")
+        parts.append(f"{schema['minimum']} to {schema['maximum']}.")
     elif schema.get("minimum", 0):
-        parts.append(f"at least {schema['minimum']}")
+        parts.append(f"At least {schema['minimum']}.")
     if "maxLength" in schema:
-        parts.append(f"at most {schema['maxLength']} characters")
-    return "; ".join(parts)
+        parts.append(f"At most {schema['maxLength']} characters.")
+    return " ".join(parts)
 
 
 # --- Sphinx ---------------------------------------------------------------------------------------

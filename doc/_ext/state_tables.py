@@ -13,10 +13,10 @@ from html import escape
 from typing import Any
 
 from docutils import nodes
-from pieces import table
+from pieces import paragraph, table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from transitions import TABLES, Transition, is_reset, statuses, transitions
+from transitions import TABLES, Transition, everywhere, statuses, transitions
 
 BOX_WIDTH, BOX_HEIGHT = 176, 36
 COLUMN_WIDTH, ROW_HEIGHT = 330, 110
@@ -58,26 +58,21 @@ class StateTable(SphinxDirective):
         if kind not in TABLES:
             raise self.error(f"there is no table of {kind}; there are: {', '.join(TABLES)}")
         meanings = [(f"`{name}`", text) for name, text in statuses(kind).items()]
+        common = everywhere(kind)
         cells = [
             (f"`{one.before}`", f"`{one.event}`", f"`{one.after}`", one.who)
             for one in transitions(kind)
-            if not is_reset(one.event) or kind == "share"
+            if one.event not in common
         ]
-        resets = {
-            (f"any but `{self._last(kind)}`", f"`{one.event}`", f"`{one.after}`", one.who)
+        anywhere = {
+            ("any but the last", f"`{one.event}`", f"`{one.after}`", one.who)
             for one in transitions(kind)
-            if is_reset(one.event) and kind != "share"
+            if one.event in common
         }
         return [
             table(("status", "meaning"), meanings),
-            table(("from", "event", "to", "who, and when"), [*cells, *sorted(resets)]),
+            table(("from", "event", "to", "who, and when"), [*cells, *sorted(anywhere)]),
         ]
-
-    @staticmethod
-    def _last(kind: str) -> str:
-        """The status that nothing leads out of."""
-        left = {one.before for one in transitions(kind)}
-        return next(name for name in statuses(kind) if name not in left)
 
 
 class StateDiagram(SphinxDirective):
@@ -90,8 +85,13 @@ class StateDiagram(SphinxDirective):
         unplaced = set(statuses(kind)) ^ set(PLACES[kind])
         if unplaced:
             raise self.error(f"PLACES and states.py differ in {', '.join(sorted(unplaced))}")
-        svg = _draw(kind, transitions(kind))
-        return [nodes.raw("", svg, format="html")]
+        common = everywhere(kind)
+        cells = [one for one in transitions(kind) if one.event not in common]
+        found: list[nodes.Node] = [nodes.raw("", _draw(kind, cells), format="html")]
+        if common:
+            names = ", ".join(f"`{event}`" for event in sorted(common))
+            found.append(paragraph(f"Not drawn, since they are possible everywhere: {names}."))
+        return found
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -111,11 +111,10 @@ def _centre(kind: str, status: str) -> Point:
 def _draw(kind: str, cells: list[Transition]) -> str:
     arrows: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
-        if kind == "share" or not is_reset(cell.event):
-            arrows.setdefault((cell.before, cell.after), []).append(cell.event)
+        arrows.setdefault((cell.before, cell.after), []).append(cell.event)
     columns = 1 + max(column for column, _ in PLACES[kind].values())
     rows = 1 + max(row for _, row in PLACES[kind].values())
-    width = 20 + BOX_WIDTH + (columns - 1) * COLUMN_WIDTH
+    width = 60 + BOX_WIDTH + (columns - 1) * COLUMN_WIDTH
     height = 60 + BOX_HEIGHT + (rows - 1) * ROW_HEIGHT
     parts = [
         f'<svg class="states" viewBox="0 0 {width} {height}" width="100%" role="img" '
@@ -123,7 +122,9 @@ def _draw(kind: str, cells: list[Transition]) -> str:
         f'<defs><marker id="tip-{kind}" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" '
         'markerHeight="8" orient="auto"><path d="M0,0 L8,4 L0,8 z"/></marker></defs>',
     ]
-    parts += [_arrow(kind, before, after, names) for (before, after), names in arrows.items()]
+    for (before, after), events in arrows.items():
+        aside = 9 if (after, before) in arrows else 0
+        parts.append(_arrow(kind, before, after, events, aside=aside))
     parts += [_box(kind, status) for status in PLACES[kind]]
     return "\n".join([*parts, "</svg>"])
 
@@ -138,15 +139,16 @@ def _box(kind: str, status: str) -> str:
     )
 
 
-def _arrow(kind: str, before: str, after: str, events: list[str]) -> str:
+def _arrow(kind: str, before: str, after: str, events: list[str], *, aside: int) -> str:
+    """``aside``: how far to the left of the line between the centres, so that there and back
+    differ."""
     start, end = _centre(kind, before), _centre(kind, after)
     if before == after:
         return _loop(kind, start, events)
-    # A little to the left of the line between the centres, so that there and back differ.
     length = math.hypot(end.x - start.x, end.y - start.y)
-    aside = Point((end.y - start.y) / length * 9, -(end.x - start.x) / length * 9)
+    x, y = (end.y - start.y) / length * aside, -(end.x - start.x) / length * aside
     start, end = _leave(start, end), _leave(end, start)
-    a, b = Point(start.x + aside.x, start.y + aside.y), Point(end.x + aside.x, end.y + aside.y)
+    a, b = Point(start.x + x, start.y + y), Point(end.x + x, end.y + y)
     line = f'<path d="M{a.x:.0f},{a.y:.0f} L{b.x:.0f},{b.y:.0f}" '
     return f'{line}stroke="#345" fill="none" marker-end="url(#tip-{kind})"/>' + _label(a, b, events)
 
@@ -158,9 +160,13 @@ def _label(a: Point, b: Point, events: list[str]) -> str:
     if lying:
         first = middle.y - 5 - 13 * (len(events) - 1) if b.x > a.x else middle.y + 15
         return _lines(middle.x, first, "middle", events)
-    right = (b.y > a.y) == (abs(a.x - b.x) < 1)
-    x, anchor = (middle.x + 7, "start") if right else (middle.x - 7, "end")
-    return _lines(x, middle.y + 4 - 6.5 * (len(events) - 1), anchor, events)
+    if abs(a.x - b.x) < 1:
+        x, anchor = (middle.x + 10, "start") if b.y > a.y else (middle.x - 8, "end")
+        return _lines(x, middle.y + 4 - 6.5 * (len(events) - 1), anchor, events)
+    # Where the line has not come near other labels yet, and beside it.
+    near = Point(a.x + (b.x - a.x) * 0.35, a.y + (b.y - a.y) * 0.35)
+    falling = (b.y - a.y) * (b.x - a.x) > 0
+    return _lines(near.x + 14, near.y + (-3 if falling else 9), "start", events)
 
 
 def _loop(kind: str, at: Point, events: list[str]) -> str:

@@ -99,6 +99,13 @@ def _pairs(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
                 yield name, text
 
 
-def is_reset(event: str) -> bool:
-    """An administrator may fire it in every status, so that it is shown once."""
-    return event.startswith("reset_")
+def everywhere(kind: str) -> set[str]:
+    """Events that may be fired in every status but the last: an administrator's means. Of three
+    statuses or fewer that is nothing special."""
+    cells = transitions(kind)
+    living = {one.before for one in cells}
+    return {
+        event
+        for event in {one.event for one in cells}
+        if {one.before for one in cells if one.event == event} == living and len(living) > 3
+    }
