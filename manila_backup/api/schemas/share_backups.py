@@ -184,7 +184,7 @@ _COUNTERS = {
     "skipped": "Entries that vanished or were refused while they were read.",
     "changed": "Files that others changed meanwhile; what is stored or restored may differ.",
     "losses": "What the target could not hold: an owner, an attribute.",
-    "warnings": "Places left as they are: below a mount, or with a file that an NFS client holds.",
+    "warnings": "Backup: mounts that were not entered. Restore: paths that could not be removed.",
     "deleted": "Entries that a restore or delete removed.",
 }
 
