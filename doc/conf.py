@@ -25,6 +25,8 @@ source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["build", "_ext", "samples"]
 
 myst_heading_anchors = 3
+# The domain of oslo.config cannot be searched.
+myst_ref_domains = ["std"]
 nitpicky = True
 pygments_style = "sphinx"
 # A block without a language is a terminal, or a layout of files.

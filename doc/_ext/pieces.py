@@ -44,7 +44,7 @@ def json_block(text: str) -> nodes.literal_block:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> nodes.table:
-    """Cells are text as above; as many in each row as in the header, which is not shown if empty."""
+    """Cells are text as above; as many in each row as in the header, which may be all empty."""
     group = nodes.tgroup(cols=len(header))
     group += [nodes.colspec(colwidth=1) for _ in header]
     if any(header):
