@@ -26,6 +26,8 @@ PAGES = [
     *sorted(path for path in DOC.glob("*") if path.suffix in {".md", ".rst"}),
     *sorted((DOC / "adr").glob("*.md")),
 ]
+if not (ROOT / ".git").exists():
+    PAGES.remove(DOC / "releasenotes.rst")  # made from the history
 GUIDES = [path for path in PAGES if path.suffix == ".md"]
 
 
