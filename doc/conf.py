@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+import history
+
 project = "manila_backup"
 author = "the manila_backup authors"
 copyright = author
@@ -23,8 +25,7 @@ extensions = [
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["build", "_ext", "samples"]
-if not (Path(__file__).parent.parent / ".git").exists():
-    # Which version has which note is in the history.
+if not history.is_there(Path(__file__).resolve().parent.parent):
     exclude_patterns.append("releasenotes.rst")
 
 myst_heading_anchors = 3

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import history
 import pytest
 from keystoneauth1.loading import get_auth_plugin_conf_options
 from transitions import TABLES, statuses, transitions
@@ -26,8 +27,8 @@ PAGES = [
     *sorted(path for path in DOC.glob("*") if path.suffix in {".md", ".rst"}),
     *sorted((DOC / "adr").glob("*.md")),
 ]
-if not (ROOT / ".git").exists():
-    PAGES.remove(DOC / "releasenotes.rst")  # made from the history
+if not history.is_there(ROOT):
+    PAGES.remove(DOC / "releasenotes.rst")
 GUIDES = [path for path in PAGES if path.suffix == ".md"]
 
 
