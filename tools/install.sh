@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv in the checkout and install manila_backup into it, editable.
 #
-#   tools/install.sh [EXTRA]...     extras of setup.cfg: client, test
+#   tools/install.sh [EXTRA]...     extras of setup.cfg: client, docs, test
 #
 # Does nothing when .venv is up to date with setup.cfg and the extras. Needs Python 3.11 or later
 # with pip; PYTHON names another one than python3.
