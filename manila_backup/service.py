@@ -18,6 +18,7 @@ from oslo_config import cfg
 from oslo_log import log
 from oslo_service import service
 from stevedore.driver import DriverManager
+from stevedore.exception import NoMatches
 
 from manila_backup.data.copy.rate import SharedRate
 from manila_backup.data.manager import DataManager
@@ -54,8 +55,15 @@ def build_database(conf: cfg.ConfigOpts) -> Database:
 
 
 def build_provider(conf: cfg.ConfigOpts) -> ShareProvider:
-    """The share provider that the configuration names."""
-    plugin = DriverManager("manila_backup.share_providers", conf.share_provider)
+    """The share provider that the configuration names. Nothing is asked of anybody yet.
+
+    :raises ValueError: there is none of this name, or an option of its own is missing; the message
+        names it.
+    """
+    try:
+        plugin = DriverManager("manila_backup.share_providers", conf.share_provider)
+    except NoMatches as error:
+        raise ValueError(f"option share_provider: there is no {conf.share_provider}") from error
     provider: ShareProvider = plugin.driver.from_conf(conf)
     return provider
 

@@ -15,6 +15,7 @@ def main() -> int:
     try:
         conf = config.load(sys.argv[1:])
         service.build_database(conf).close()
+        service.build_provider(conf)
     except (cfg.Error, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ def main() -> int:
         # What is missing is said here, and not by a child that dies again and again.
         service.build_database(conf).close()
         NodeSettings.from_conf(conf)
+        service.build_provider(conf)
     except (cfg.Error, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -35,6 +35,8 @@ HOLD_S = 120
 class DirectoryDriver(driver.ShareDriver):
     def __init__(self, *args, **kwargs):
         super().__init__(False, *args, config_opts=[OPTS], **kwargs)
+        # Without it Manila leaves rules for IPv6 addresses out, and calls them active all the same.
+        self.ipv6_implemented = True
         self._root = pathlib.Path(self.configuration.directory_driver_root)
 
     def do_setup(self, context):
