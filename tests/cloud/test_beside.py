@@ -93,7 +93,7 @@ def test_the_owner_cannot_disturb_a_backup_through_manila(cloud: Cloud, service:
     for name, attempt in attempts.items():
         with pytest.raises(exceptions.ClientException) as caught:
             attempt()
-        refused[name] = caught.value.code
+        refused[name] = caught.value.http_status
     assert refused == {
         "delete": 403,
         "soft_delete": 403,
