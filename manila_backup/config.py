@@ -10,6 +10,7 @@ from oslo_db import options as db_options
 from oslo_log import log
 
 from manila_backup.api import options as api_options
+from manila_backup.api.gateway import options as gateway_options
 from manila_backup.data import node
 from manila_backup.quota import options as quota_options
 from manila_backup.share.local import options as local_options
@@ -36,6 +37,7 @@ def _registered_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
     return [
         (None, [*node.OPTS, *quota_options.OPTS, *PROVIDER_OPTS]),
         (api_options.GROUP, list(api_options.OPTS)),
+        (gateway_options.GROUP, list(gateway_options.OPTS)),
         (local_options.GROUP, list(local_options.OPTS)),
     ]
 

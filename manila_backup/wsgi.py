@@ -29,10 +29,11 @@ CONFIG_VARIABLE = "MANILA_BACKUP_CONFIG"
 def build_from_conf(conf: cfg.ConfigOpts) -> WSGIApplication:
     """The API as the configuration says.
 
-    :raises ValueError: option [database] connection is missing.
+    :raises ValueError: option [database] connection is missing, or one of [gateway] is wrong.
     """
     from manila_backup import service
     from manila_backup.api.app import build_app
+    from manila_backup.api.gateway.options import gateway_from_conf
     from manila_backup.api.options import settings_from_conf
 
     database = service.build_database(conf)
@@ -44,6 +45,7 @@ def build_from_conf(conf: cfg.ConfigOpts) -> WSGIApplication:
         service.build_waker(conf),
         _local_routes(provider, database),
         conf=conf,
+        gateway=gateway_from_conf(conf),
     )
 
 

@@ -12,6 +12,8 @@ from oslo_middleware import http_proxy_to_wsgi, request_id
 from manila_backup import policies
 from manila_backup.api import healthcheck, metrics, openapi
 from manila_backup.api.context import Authenticator, KeystoneAuth, NoAuth
+from manila_backup.api.gateway.app import Gateway
+from manila_backup.api.gateway.options import GatewaySettings
 from manila_backup.api.keystone import KeystoneFront
 from manila_backup.api.options import Settings
 from manila_backup.api.request import Services, no_manifest_check
@@ -37,6 +39,7 @@ def build_app(
     *,
     conf: cfg.ConfigOpts | None = None,
     manifest_exists: Callable[[Backup], bool] = no_manifest_check,
+    gateway: GatewaySettings | None = None,
 ) -> WSGIApplication:
     """The WSGI callable.
 
@@ -45,6 +48,8 @@ def build_app(
     :param conf: for what OpenStack's libraries read by themselves: [oslo_policy],
         [keystone_authtoken], [oslo_middleware], [healthcheck]. Without one their defaults hold.
     :param manifest_exists: see :class:`~manila_backup.api.request.Services`.
+    :param gateway: the Manila that the API stands in front of, see
+        :mod:`manila_backup.api.gateway`.
     """
     if conf is None:
         conf = cfg.ConfigOpts()
@@ -69,7 +74,17 @@ def build_app(
         aside["/metrics"] = metrics.build(database)
     app = _Aside(app, aside)
     app = http_proxy_to_wsgi.HTTPProxyToWSGI(app, conf)
-    return request_id.RequestId(app, conf)  # type: ignore[no-any-return]
+    app = request_id.RequestId(app, conf)
+    if gateway is None:
+        return app  # type: ignore[no-any-return]
+    # Outside of all that: what is passed on must not be touched by any of it.
+    return Gateway(
+        gateway,
+        app,
+        database,
+        body_limit_bytes=settings.max_request_body_size_bytes,
+        trust_forwarded=conf.oslo_middleware.enable_proxy_headers_parsing,
+    )
 
 
 class _Aside:

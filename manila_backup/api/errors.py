@@ -41,14 +41,18 @@ FAULT_NAMES = {
     405: "badMethod",
     406: "notAcceptable",
     409: "conflictingRequest",
+    411: "lengthRequired",
     413: "overLimit",
     415: "badMediaType",
     422: "unprocessableEntity",
     500: "computeFault",
     501: "notImplemented",
+    502: "badGateway",
     503: "serviceUnavailable",
+    504: "gatewayTimeout",
 }
-"""HTTP status -> the key of the error body. 406 and 422 are names of ours; Manila has none."""
+"""HTTP status -> the key of the error body. 406, 411, 422, 502 and 504 are names of ours; Manila
+has none."""
 
 ERRORS: dict[type[Exception], tuple[int, str]] = {
     exception.Invalid: (400, "invalid"),

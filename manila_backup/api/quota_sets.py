@@ -79,6 +79,8 @@ def update(request: ApiRequest, quota_project_id: str) -> dict[str, Any]:
     def change(session: Session) -> dict[str, int]:
         if not wanted.get("force", False):
             _refuse_below_usage(session, quota_project_id, limits)
+        if request.dry_run:
+            return limits
         for name, limit in limits.items():
             ledger.set_limit(session, quota_project_id, name, limit)
         return limits_of(session, request, quota_project_id)
@@ -110,6 +112,10 @@ def _refuse_parts_of_projects(request: ApiRequest) -> None:
 def delete(request: ApiRequest, quota_project_id: str) -> None:
     _authorize_for(request, policies.DELETE, quota_project_id)
     _refuse_parts_of_projects(request)
+    if request.dry_run:
+        with request.services.database.reader() as session:
+            ledger.usage(session, quota_project_id)
+        return
     request.services.database.write(lambda session: ledger.reset_limits(session, quota_project_id))
 
 

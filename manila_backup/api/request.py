@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from manila_backup.db.engine import Database
 
 
+ENV_DRY_RUN = "manila_backup.dry_run"
+"""Key of a WSGI environment, which no client can set: only check, change nothing."""
+
+
 def no_manifest_check(backup: Backup) -> bool:
     """For an API that cannot reach the store: a backup is taken at its row's word.
 
@@ -63,6 +67,8 @@ class ApiRequest:
     """The query as it was sent, unknown parameters included; for links to the next page."""
     query: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
+    dry_run: bool = False
+    """Whether only to check; asked for by the gateway, of quota sets."""
 
     def allows(self, policy: str, target: Mapping[str, Any] | None = None) -> bool:
         """Whether the caller may; for what is merely shown or hidden."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from manila_backup import exception
 from manila_backup.api import validation, versions
 from manila_backup.api.context import ENV_REQUEST_ID, Authenticator
 from manila_backup.api.errors import HttpError, error_response, status_and_code
-from manila_backup.api.request import ApiRequest, Reply, Services, allows
+from manila_backup.api.request import ENV_DRY_RUN, ApiRequest, Reply, Services, allows
 from manila_backup.api.route import Action, Route, RouteTable, by_path
 from manila_backup.context import RequestContext
 
@@ -135,6 +136,7 @@ class Application:
             base_url=root + (prefix if below.startswith(f"{prefix}/") else "/v2"),
             arguments=request.args.to_dict(),
             query=validation.parse_query(request.args, route.query_schema, route.query_validator),
+            dry_run=request.environ.get(ENV_DRY_RUN, False),
         )
 
     def _call(
@@ -275,16 +277,7 @@ def _choose_action(
 
 
 def _with_body(request: ApiRequest, body: Any) -> ApiRequest:
-    return ApiRequest(
-        context=request.context,
-        version=request.version,
-        services=request.services,
-        url=request.url,
-        base_url=request.base_url,
-        arguments=request.arguments,
-        query=request.query,
-        body=body,
-    )
+    return replace(request, body=body)
 
 
 def _response(answer: Any, status: int) -> Response:
