@@ -15,6 +15,7 @@ from oslo_config import cfg
 from werkzeug.test import Client, TestResponse
 
 from manila_backup.api.app import build_app
+from manila_backup.api.gateway.options import GatewaySettings
 from manila_backup.api.options import Settings
 from manila_backup.context import RequestContext
 from manila_backup.data import endings
@@ -75,6 +76,7 @@ class Api:
     settings: Settings = field(default_factory=Settings)
     manifests: set[str] = field(default_factory=set)
     conf: cfg.ConfigOpts | None = None
+    gateway: GatewaySettings | None = None
 
     def __post_init__(self) -> None:
         self.manifest_exists: Callable[[Backup], bool] = lambda backup: backup.id in self.manifests
@@ -89,6 +91,7 @@ class Api:
             self.waker,
             conf=self.conf,
             manifest_exists=self.manifest_exists,
+            gateway=self.gateway,
         )
         self.client = Client(self.app)
 

@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from oslo_context import context as oslo_context
 from oslo_log import log as logging
 from werkzeug import Response
 
-from manila_backup.api.context import ENV_REQUEST_ID
 from manila_backup.api.errors import HttpError, error_response, status_and_code
 from manila_backup.api.gateway import discovery, versions
 from manila_backup.api.gateway import request as requests
@@ -27,6 +25,7 @@ from manila_backup.api.gateway.request import ClientGone, GatewayRequest, Reques
 from manila_backup.api.gateway.shares import Shares
 from manila_backup.api.gateway.upstream import Upstream
 from manila_backup.api.versions import MAX_VERSION, STANDARD_HEADER, VERSION_HEADER, Version, text
+from manila_backup.context import RequestContext
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -74,6 +73,8 @@ class Gateway:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body = None
+        # In the thread's log lines from here on, instead of the request that it served before.
+        context = RequestContext()
         try:
             body = RequestBody(environ)
             request = requests.read(environ, body, self._body_limit_bytes)
@@ -85,10 +86,14 @@ class Gateway:
             # Nobody reads this; the connection is of no more use.
             answer = Response(status=400, headers={"Connection": "close"})
         except Exception as error:  # noqa: BLE001 - the boundary of a request
-            answer = _refusal(environ, error)
+            answer = _refusal(context.request_id, error)
             if body is not None:
                 body.drain()
         return answer(environ, start_response)
+
+    def close(self) -> None:
+        """Close the connections to Manila that are idle; others are when their answers end."""
+        self._upstream.close()
 
     def _answer(self, request: GatewayRequest) -> WSGIApplication:
         found = discovery.answer(request, self._relay)
@@ -132,8 +137,7 @@ def _is_ours(request: GatewayRequest) -> bool:
     return request.target.below[:1] == ("share-backups",) or request.target.path in OWN_PATHS
 
 
-def _refusal(environ: WSGIEnvironment, error: Exception) -> Response:
-    request_id = environ.get(ENV_REQUEST_ID) or oslo_context.generate_request_id()
+def _refusal(request_id: str, error: Exception) -> Response:
     status, code = status_and_code(error)
     if code == "internal":
         LOG.exception("Request %s failed unexpectedly", request_id)

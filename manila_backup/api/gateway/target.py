@@ -107,9 +107,10 @@ def _split(raw: str) -> tuple[str, str | None]:
 
 
 def _same(raw_path: str, decoded: str) -> bool:
-    """Whether the server has decoded ``raw_path`` to this. Some keep encoded slashes encoded."""
+    """Whether the server has made this of ``raw_path``. Some keep encoded slashes encoded, and some
+    (cheroot) leave the path of an OPTIONS request as it is."""
     ours = unquote(raw_path, encoding="latin-1")
-    return decoded in (ours, ours or "/") or (
+    return decoded in (raw_path, ours, ours or "/") or (
         "%2f" in raw_path.lower() and unquote(decoded, encoding="latin-1") == ours
     )
 

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from oslo_log import log as logging
 from urllib3 import HTTPHeaderDict
+from urllib3 import exceptions as urllib3_exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, TimeoutError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 from manila_backup.api.errors import HttpError
 from manila_backup.api.gateway.options import GatewaySettings
@@ -153,7 +154,7 @@ class Upstream:
             connection.close()
             if isinstance(error, ClientGone):
                 raise
-            if isinstance(error, TimeoutError | OSError) and _is_timeout(error):
+            if _is_timeout(error):
                 raise _too_slow(error) from error
             if isinstance(error, HTTPError | HTTPException | OSError | ValueError):
                 raise _no_answer(error) from error
@@ -232,10 +233,11 @@ class Upstream:
 
 
 def _is_timeout(error: BaseException) -> bool:
-    """urllib3's, or the socket's own."""
-    import builtins
-
-    return isinstance(error, TimeoutError | builtins.TimeoutError)
+    """urllib3's, or the socket's own. What cannot be connected to at all counts with urllib3 as
+    what takes too long."""
+    if isinstance(error, NewConnectionError):
+        return False
+    return isinstance(error, urllib3_exceptions.TimeoutError | TimeoutError)
 
 
 def _tls_context(settings: GatewaySettings) -> ssl.SSLContext:
