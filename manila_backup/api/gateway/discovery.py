@@ -57,7 +57,8 @@ def _widen(document: Any) -> bool:
 
 def _entries(document: Any) -> list[dict[str, Any]]:
     found = document.get("versions") if isinstance(document, dict) else None
-    return [entry for entry in found or [] if isinstance(entry, dict)]
+    entries = found if isinstance(found, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 class ManilaMaximum:

@@ -108,7 +108,8 @@ class Refusals:
             case "group":
                 members = ask("/shares?" + urlencode({"share_group_id": threat.id}))
                 rows = members.get("shares") if isinstance(members, dict) else None
-                return [str(row["id"]) for row in rows or [] if isinstance(row, dict)]
+                rows = rows if isinstance(rows, list) else []
+                return [str(row.get("id")) for row in rows if isinstance(row, dict)]
 
     def reset_answer(
         self, request: GatewayRequest, manila_max: Version | None

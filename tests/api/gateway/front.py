@@ -9,7 +9,10 @@ import socket
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy import delete
 
 from manila_backup.db import busy_shares
 from manila_backup.db.models import BusyShareRow
@@ -152,6 +155,27 @@ class Front:
                     updated_at_us=1,
                 )
             )
+
+    def break_database(self) -> None:
+        """As if its server were gone: nothing in it can be read or written. Idempotent."""
+        path = self._database_file()
+        if not path.is_dir():
+            self.api.database.close()
+            path.rename(path.with_suffix(".away"))
+            path.mkdir()
+
+    def mend_database(self) -> None:
+        path = self._database_file()
+        path.rmdir()
+        path.with_suffix(".away").rename(path)
+
+    def _database_file(self) -> Path:
+        return Path(self.api.database.connection.removeprefix("sqlite:///"))
+
+    def forget(self) -> None:
+        """No share is held any more."""
+        with self.api.database.writer() as session:
+            session.execute(delete(BusyShareRow))
 
     def held(self) -> dict[str, str]:
         with self.api.database.reader() as session:

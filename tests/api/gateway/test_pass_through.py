@@ -51,7 +51,7 @@ def _as_sent(pairs: object) -> set[tuple[str, str]]:
 
 
 @settings(
-    max_examples=100,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )
@@ -98,7 +98,7 @@ def test_anything_passes_unchanged(
     got = standing_front.ask(method, line, headers.items(), pieces if chunked else body)
     seen = standing_manila.seen[-1]
     # An empty query is no query to WSGI, which does not know the question mark alone.
-    assert (seen.method, seen.line) == (method, line.removesuffix("?"))
+    assert (seen.method, seen.line) == (method, line[:-1] if query == "" else line)
     assert seen.body == (body or b"")
     assert _as_sent(headers.items()) <= _as_sent(seen.headers)
     extra = {name.lower() for name, _ in seen.headers} - {name.lower() for name in headers}
