@@ -107,6 +107,18 @@ class Member:
         assert status == 0, self.log.read_text()
         self._ended()
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """It and its processes do nothing meanwhile."""
+        pids = self.processes()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def _ended(self) -> None:
         assert self.process is not None
         self.process.wait()

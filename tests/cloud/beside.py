@@ -88,18 +88,21 @@ class Beside:
 
 
 @contextmanager
-def beside(cloud: Cloud, root: Path, database: str, **options: Any) -> Iterator[Beside]:
+def beside(
+    cloud: Cloud, root: Path, database: str, *, sections: str = "", **options: Any
+) -> Iterator[Beside]:
     """One API and one data node.
 
     :param database: the name of one that is made.
+    :param sections: further ones of the configuration files.
     """
     (root / "store").mkdir(mode=0o700)
     url = cloud.create_database(database)
-    config = _written(cloud, root, "api1", url, options)
+    config = _written(cloud, root, "api1", url, options, sections)
     synced = run([BIN / "manila-backup-manage", "--config-file", config, "db", "sync"])
     assert synced.status == 0, synced.err
     api = Member(program="manila-backup-api", config=config, port=_port(config))
-    config = _written(cloud, root, "node1", url, options)
+    config = _written(cloud, root, "node1", url, options, sections)
     node = Member(program="manila-backup-data", config=config, port=0)
     found = Beside(cloud=cloud, root=root, api=api, nodes=[node])
     path = os.pathsep.join(filter(None, (str(PLUGIN), os.environ.get("PYTHONPATH"))))
@@ -120,7 +123,9 @@ def beside(cloud: Cloud, root: Path, database: str, **options: Any) -> Iterator[
             member.stop()
 
 
-def _written(cloud: Cloud, root: Path, name: str, database: str, options: dict[str, Any]) -> Path:
+def _written(
+    cloud: Cloud, root: Path, name: str, database: str, options: dict[str, Any], sections: str
+) -> Path:
     (root / name).mkdir()
     identity = IDENTITY.format(
         keystone=cloud.keystone.url,
@@ -143,6 +148,7 @@ def _written(cloud: Cloud, root: Path, name: str, database: str, options: dict[s
             identity=identity,
             port=free_port(),
         )
+        + sections
     )
     return config
 

@@ -7,7 +7,8 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from keystoneauth1.identity import v3
@@ -168,6 +169,23 @@ class Keystone(Server):
         for interface in interfaces:
             endpoint = {"service_id": service["id"], "interface": interface, "url": url}
             self._post("/endpoints", {"endpoint": {**endpoint, "region_id": REGION}})
+
+    @contextmanager
+    def moved(self, kind: str, url: str) -> Iterator[None]:
+        """The catalog's entry of this type leads elsewhere meanwhile."""
+        (service,) = self._get(f"/services?type={kind}")["services"]
+        endpoints = self._get(f"/endpoints?service_id={service['id']}")["endpoints"]
+        try:
+            for endpoint in endpoints:
+                self._move(endpoint["id"], url)
+            yield
+        finally:
+            for endpoint in endpoints:
+                self._move(endpoint["id"], endpoint["url"])
+
+    def _move(self, endpoint_id: str, url: str) -> None:
+        body = {"endpoint": {"url": url}}
+        self._session().patch(f"{self.url}/endpoints/{endpoint_id}", json=body)
 
     def _get(self, path: str) -> dict:
         return dict(self._session().get(self.url + path).json())
