@@ -98,11 +98,12 @@ def beside(
     """
     (root / "store").mkdir(mode=0o700)
     url = cloud.create_database(database)
-    config = _written(cloud, root, "api1", url, options, sections)
+    written: dict[str, Any] = {"database": url, "options": options, "sections": sections}
+    config = _written(cloud, root, "api1", **written)
     synced = run([BIN / "manila-backup-manage", "--config-file", config, "db", "sync"])
     assert synced.status == 0, synced.err
     api = Member(program="manila-backup-api", config=config, port=_port(config))
-    config = _written(cloud, root, "node1", url, options, sections)
+    config = _written(cloud, root, "node1", **written)
     node = Member(program="manila-backup-data", config=config, port=0)
     found = Beside(cloud=cloud, root=root, api=api, nodes=[node])
     path = os.pathsep.join(filter(None, (str(PLUGIN), os.environ.get("PYTHONPATH"))))
@@ -124,7 +125,13 @@ def beside(
 
 
 def _written(
-    cloud: Cloud, root: Path, name: str, database: str, options: dict[str, Any], sections: str
+    cloud: Cloud,
+    root: Path,
+    name: str,
+    *,
+    database: str,
+    options: dict[str, Any],
+    sections: str,
 ) -> Path:
     (root / name).mkdir()
     identity = IDENTITY.format(

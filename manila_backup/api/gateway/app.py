@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,6 @@ class Gateway:
     :param own: our whole API, with its middlewares.
     :param body_limit_bytes: of bodies that have to be looked at.
     :param trust_forwarded: see :func:`manila_backup.api.gateway.headers.of_request`.
-    :param own_paths: further paths that are ours, whole.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Gateway:
             answer = Response(status=400, headers={"Connection": "close"})
         except Exception as error:  # noqa: BLE001 - the boundary of a request
             answer = _refusal(context.request_id, error)
-            if body is not None:
-                body.drain()
+            with contextlib.suppress(ClientGone):
+                requests.drain(environ) if body is None else body.drain()
         return answer(environ, start_response)
 
     def close(self) -> None:

@@ -59,6 +59,6 @@ class BusyShares:
     def reset(self, share_id: str) -> None:
         """Forget that a restore has failed. Idempotent.
 
-        :raises DBError: the database is away.
+        :raises DBError: (or SQLAlchemyError) the database is away.
         """
         self._database.write(lambda session: busy_shares.reset(session, share_id))

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode
 
+from oslo_db import exception as db_exc
 from oslo_log import log as logging
+from sqlalchemy.exc import SQLAlchemyError
 
 from manila_backup.api.errors import HttpError
 from manila_backup.api.gateway.busy import BusyShares
@@ -117,7 +119,7 @@ class Refusals:
         """An administrator's ``share set --status available`` also ends backup_restoring_error.
 
         Manila decides who may, and is asked first. None: the request is none of these.
-        :raises DBError: our database went away after Manila has set the status.
+        :raises HttpError: 503, our database went away after Manila has set the status.
         """
         match request.target.below:
             case ("shares", share_id, "action") if request.method == "POST":
@@ -140,9 +142,20 @@ class Refusals:
         data = request.body.buffered(request.body_limit_bytes)
         fetched = self._relay.fetch(request, manila_max, method="POST", body=data)
         if fetched.ok:
-            self._busy.reset(found)
+            self._reset(found)
             LOG.info("Share %s: an administrator has ended backup_restoring_error", found)
         return fetched
+
+    def _reset(self, share_id: str) -> None:
+        try:
+            self._busy.reset(share_id)
+        except (db_exc.DBError, SQLAlchemyError) as error:
+            raise HttpError(
+                503,
+                "half_done",
+                "Manila has set the status, but backup_restoring_error has not been ended: the "
+                "database of the service is not available; please try again later.",
+            ) from error
 
 
 def _texts(body: Any, noun: str, key: str) -> list[str]:

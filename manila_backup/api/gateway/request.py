@@ -106,6 +106,20 @@ class RequestBody:
             pass
 
 
+def drain(environ: WSGIEnvironment) -> None:
+    """Take a body off the connection whose length we do not trust, as far as the server knows where
+    it ends; the rest would be read as the next request.
+
+    :raises ClientGone:
+    """
+    if environ.get("wsgi.input_terminated"):
+        try:
+            while environ["wsgi.input"].read(BLOCK_BYTES):
+                pass
+        except (OSError, ValueError) as error:
+            raise ClientGone(str(error)) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class GatewayRequest:
     """``body_limit_bytes`` is how much is read of a body that has to be looked at."""

@@ -11,7 +11,7 @@ import pytest
 from manila_backup.states import ShareStatus
 from tests.api.gateway.front import Front
 from tests.api.gateway.manila_answers import ManilaAnswers, share
-from tests.api.gateway.upstream_server import Server
+from tests.api.gateway.upstream_server import Handler, Seen, Server
 from tests.api.harness import P1
 
 HELD = share(3)["id"]
@@ -189,3 +189,22 @@ def test_reset_leaves_a_running_operation_alone(front: Front, answers: ManilaAns
     body = {"reset_status": {"status": "available"}}
     assert front.call("POST", f"/shares/{HELD}/action", body).status == 202
     assert front.held() == {HELD: "backup_restoring"}
+
+
+def test_a_reset_that_is_half_done_is_told(
+    front: Front, manila: Server, answers: ManilaAnswers
+) -> None:
+    front.hold(HELD, ShareStatus.BACKUP_RESTORING_ERROR)
+
+    def lose(handler: Handler, seen: Seen) -> None:
+        if seen.method == "POST":
+            front.break_database()
+        answers(handler, seen)
+
+    manila.answer = lose
+    body = {"reset_status": {"status": "available"}}
+    got = front.call("POST", f"/shares/{HELD}/action", body)
+    assert got.fault[:2] == (503, "serviceUnavailable")
+    assert "Manila has set the status" in got.fault[2]
+    front.mend_database()
+    assert front.held() == {HELD: "backup_restoring_error"}

@@ -185,6 +185,20 @@ def test_two_lengths_are_refused(front: Front, manila: Server) -> None:
     assert not [seen for seen in manila.seen if seen.method == "POST"]
 
 
+def test_a_refused_body_is_not_read_as_the_next_request(front: Front, manila: Server) -> None:
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(_SMUGGLED), _SMUGGLED)
+    head = b"POST /v2/types HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    for more, status in (
+        (b"Content-Length: 3\r\n", b"400"),
+        (b"Via: 1.1 manila-backup\r\n", b"502"),
+    ):
+        good = b"GET /v2/types/good HTTP/1.1\r\nHost: x\r\n\r\n"
+        before = len(manila.seen)
+        answer = front.raw(head + more + b"\r\n" + body + good)
+        assert _statuses(answer) == [status, b"200"]
+        assert [seen.line for seen in manila.seen[before:]] == ["/v2/types/good"]
+
+
 @pytest.mark.parametrize(
     "header",
     [
