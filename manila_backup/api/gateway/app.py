@@ -24,7 +24,7 @@ from manila_backup.api.gateway.refusals import Refusals
 from manila_backup.api.gateway.relay import Relay
 from manila_backup.api.gateway.request import ClientGone, GatewayRequest, RequestBody
 from manila_backup.api.gateway.shares import Shares
-from manila_backup.api.gateway.upstream import Upstream
+from manila_backup.api.gateway.upstream import Upstream, UpstreamError
 from manila_backup.api.versions import MAX_VERSION, STANDARD_HEADER, VERSION_HEADER, Version, text
 from manila_backup.context import RequestContext
 
@@ -121,9 +121,8 @@ class Gateway:
         self, request: GatewayRequest, start_response: StartResponse
     ) -> Iterable[bytes]:
         environ = request.environ
-        asked = request.version
-        beyond = asked > MAX_VERSION and versions.for_own(environ, self._maximum.for_version(asked))
-        if not beyond:
+        beyond = self._beyond(request)
+        if beyond is None:
             return self._own(environ, start_response)
         answer = Response.from_app(
             self._own, versions.with_version(environ, MAX_VERSION), buffered=True
@@ -131,6 +130,15 @@ class Gateway:
         answer.headers[VERSION_HEADER] = text(beyond)
         answer.headers[STANDARD_HEADER] = f"shared-file-system {text(beyond)}"
         return answer(environ, start_response)
+
+    def _beyond(self, request: GatewayRequest) -> Version | None:
+        """The version asked for, if only Manila knows it."""
+        if request.version <= MAX_VERSION:
+            return None
+        try:
+            return versions.for_own(request.environ, self._maximum.for_version(request.version))
+        except UpstreamError:
+            return None
 
 
 def _is_ours(request: GatewayRequest) -> bool:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from oslo_log import log as logging
 from urllib3 import HTTPHeaderDict
 
-from manila_backup.api.errors import HttpError
 from manila_backup.api.gateway import versions
 from manila_backup.api.gateway.headers import PSEUDONYM
 from manila_backup.api.gateway.relay import Relay
 from manila_backup.api.gateway.request import GatewayRequest
-from manila_backup.api.gateway.upstream import BrokenTransfer, Upstream
+from manila_backup.api.gateway.upstream import BrokenTransfer, Upstream, UpstreamError
 from manila_backup.api.versions import Version, text
 
 if TYPE_CHECKING:
@@ -75,15 +74,21 @@ class ManilaMaximum:
         self._until_s = float("-inf")
 
     def for_version(self, version: Version) -> Version | None:
-        """The maximum; None if Manila does not say it, or if the version is one that no Manila
-        with share backups at all can lack (then it does not matter)."""
+        """The maximum, if it matters for this version; None also if Manila does not say it.
+
+        :raises UpstreamError: Manila cannot be asked, and was not before.
+        """
         if version <= (2, 0):
             return None
         with self._lock:
-            if self._monotonic() >= self._until_s:
-                self._known = self._ask() or self._known
-                kept_s = KNOWN_FOR_S if self._known else PAUSE_S
-                self._until_s = self._monotonic() + kept_s
+            if self._monotonic() < self._until_s:
+                return self._known
+        # Not under the lock: a Manila that hangs would let everybody wait for everybody.
+        found = self._ask()
+        with self._lock:
+            self._known = found or self._known
+            kept_s = KNOWN_FOR_S if found else PAUSE_S
+            self._until_s = self._monotonic() + kept_s
             return self._known
 
     def _ask(self) -> Version | None:
@@ -102,7 +107,11 @@ class ManilaMaximum:
             finally:
                 exchange.close()
             entries = _entries(json.loads(data))
-        except (HttpError, BrokenTransfer, ValueError) as error:
+        except UpstreamError:
+            if self._known is None:
+                raise
+            return None
+        except (BrokenTransfer, ValueError) as error:
             LOG.warning("Manila does not say its versions: %s", error)
             return None
         found = [versions.parse(entry.get("version")) for entry in entries]

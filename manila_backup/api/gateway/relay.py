@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,12 @@ class Relay:
             headers,
             body.blocks() if body.expected else None,
         )
+        try:
+            # Manila may have answered before the end.
+            body.drain()
+        except BaseException:
+            exchange.close()
+            raise
         return _streamed(exchange)
 
     def fetch(
@@ -167,12 +173,8 @@ def _streamed(exchange: Exchange) -> WSGIApplication:
             # The length is not to be believed beside it (RFC 9112, 6.3).
             headers = [pair for pair in headers if pair[0].lower() != "content-length"]
         start_response(f"{exchange.status} {exchange.reason}", headers)
-        return ClosingIterator(_blocks(exchange), exchange.close)
+        # An exception from in there makes the server close the connection: the client sees that the
+        # transfer is broken, since neither the length nor the last chunk is reached.
+        return ClosingIterator(exchange.blocks(), exchange.close)
 
     return answer
-
-
-def _blocks(exchange: Exchange) -> Iterator[bytes]:
-    # An exception that leaves this makes the server close the connection: the client sees that the
-    # transfer is broken, since neither the length nor the last chunk is reached.
-    yield from exchange.blocks()

@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 
 from manila_backup.api.errors import HttpError
 from manila_backup.api.gateway.options import GatewaySettings
-from manila_backup.api.gateway.request import BLOCK_BYTES, ClientGone
+from manila_backup.api.gateway.request import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from urllib3.response import HTTPResponse
@@ -150,14 +150,11 @@ class Upstream:
         try:
             self._send(connection, method, line, headers, body)
             response = connection.getresponse()
-        except BaseException as error:
+        except (HTTPError, HTTPException, OSError, ValueError) as error:
             connection.close()
-            if isinstance(error, ClientGone):
-                raise
-            if _is_timeout(error):
-                raise _too_slow(error) from error
-            if isinstance(error, HTTPError | HTTPException | OSError | ValueError):
-                raise _no_answer(error) from error
+            raise (_too_slow if _is_timeout(error) else _no_answer)(error) from error
+        except BaseException:
+            connection.close()
             raise
         return Exchange(self, connection, response)
 
