@@ -124,7 +124,7 @@ def test_references_have_every_option_and_rule(site: Path) -> None:
     options, rules = (site / "options.html").read_text(), (site / "policies.html").read_text()
     for _, opts in config.list_opts():
         for opt in opts:
-            assert f"{opt.name}" in options, opt.name
+            assert opt.dest in options, opt.name
     for rule in policies.list_rules():
         assert rule.name in rules
 
