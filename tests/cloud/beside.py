@@ -93,11 +93,11 @@ def beside(
 ) -> Iterator[Beside]:
     """One API and one data node.
 
-    :param database: the name of one that is made.
+    :param database: the name of one that is made on the cloud's server, or the URL of one.
     :param sections: further ones of the configuration files.
     """
     (root / "store").mkdir(mode=0o700)
-    url = cloud.create_database(database)
+    url = database if "://" in database else cloud.create_database(database)
     written: dict[str, Any] = {"database": url, "options": options, "sections": sections}
     config = _written(cloud, root, "api1", **written)
     synced = run([BIN / "manila-backup-manage", "--config-file", config, "db", "sync"])
