@@ -75,8 +75,8 @@ class Cloud:
         return others.get(name) or self.manila.services[name]
 
     def create_database(self, name: str) -> str:
-        """An empty one beside Manila's; its SQLAlchemy URL."""
-        self.mariadb.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        """An empty one beside Manila's, also if it was there; its SQLAlchemy URL."""
+        self.mariadb.execute(f"CREATE OR REPLACE DATABASE {name} CHARACTER SET utf8mb4")
         return database_url(self.mariadb, name)
 
     # --- its users --------------------------------------------------------------------------------
