@@ -13,6 +13,7 @@ Manila's part set, and the answer says so.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -70,39 +71,48 @@ class QuotaSets:
     ) -> WSGIApplication | None:
         body = request.json()
         wanted = body.get("quota_set") if isinstance(body, dict) else None
-        if not isinstance(wanted, dict) or not any(name in wanted for name in RESOURCES):
+        if not isinstance(wanted, dict):
             return None
         named = {name: wanted[name] for name in RESOURCES if wanted.get(name) is not None}
-        rest = {name: value for name, value in wanted.items() if name not in RESOURCES}
-        if named:
-            part = _our_part(named, wanted)
-            checked = self._put_own(request, part, dry_run=True)
-            if checked.status_code != 200:
-                return checked
-        fetched = None
-        if not named or any(name not in _NO_QUOTAS for name in rest):
-            changed = body | {"quota_set": rest}
-            fetched = self._put_manila(request, manila_max, changed)
-            if not fetched.ok or not named:
+        if not named:
+            data = request.body.buffered(request.body_limit_bytes)
+            fetched = self._relay.fetch(request, manila_max, method="PUT", body=data)
+            if not fetched.ok or any(request.query.get(name) for name in _PARTS):
                 return fetched
+            return _merged(fetched, self._own.ask(request, "GET", self._path(request)))
+        rest = {name: value for name, value in wanted.items() if name not in RESOURCES}
+        if set(rest) <= _NO_QUOTAS:
+            return self._set_ours(request, manila_max, _our_part(named, wanted))
+        return self._set_both(
+            request, manila_max, _our_part(named, wanted), body | {"quota_set": rest}
+        )
+
+    def _set_ours(
+        self, request: GatewayRequest, manila_max: Version | None, part: dict[str, Any]
+    ) -> WSGIApplication:
         ours = self._put_own(request, part)
         if ours.status_code != 200:
-            return ours if fetched is None else _half(ours, "set")
-        if fetched is None:
-            fetched = self._relay.fetch(request, manila_max, line=self._path(request))
-            if not fetched.ok:
-                # What was asked for is done; what Manila would show beside it is not.
-                return ours
-            fetched = _without_id(fetched)
-        return _merged(fetched, ours)
+            return ours
+        fetched = self._relay.fetch(request, manila_max, line=self._path(request))
+        # If Manila has nothing to show beside it, what was asked for is done nevertheless.
+        return _merged(_without_id(fetched), ours) if fetched.ok else ours
 
-    def _put_manila(
-        self, request: GatewayRequest, manila_max: Version | None, body: Any
-    ) -> Fetched:
-        import json
-
-        data = json.dumps(body).encode()
-        return self._relay.fetch(request, manila_max, method="PUT", body=data)
+    def _set_both(
+        self,
+        request: GatewayRequest,
+        manila_max: Version | None,
+        part: dict[str, Any],
+        theirs: dict[str, Any],
+    ) -> WSGIApplication:
+        checked = self._put_own(request, part, dry_run=True)
+        if checked.status_code != 200:
+            return checked
+        data = json.dumps(theirs).encode()
+        fetched = self._relay.fetch(request, manila_max, method="PUT", body=data)
+        if not fetched.ok:
+            return fetched
+        ours = self._put_own(request, part)
+        return _merged(fetched, ours) if ours.status_code == 200 else _half(ours, "set")
 
     def _put_own(
         self, request: GatewayRequest, part: dict[str, Any], *, dry_run: bool = False

@@ -116,8 +116,10 @@ def test_put_of_ours_alone_leaves_manila_alone(
 def test_put_of_manila_s_alone_leaves_ours_alone(
     front: Front, manila: Server, answers: ManilaAnswers
 ) -> None:
-    assert _put(front, {"shares": 3}).status == 200
-    assert _puts(manila) == [{"quota_set": {"shares": 3}}]
+    for values in ({"shares": 3}, {"shares": 3, "backups": None}):
+        got = _put(front, values).json["quota_set"]
+        assert (got["shares"], got["backups"], got["backup_gigabytes"]) == (3, 10, 1000)
+        assert _puts(manila)[-1] == {"quota_set": values}
     assert _limits(front) == (10, 1000)
 
 
