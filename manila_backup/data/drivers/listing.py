@@ -47,6 +47,18 @@ def published(root_fd: int) -> Iterator[StoredBackup]:
                     yield stored
 
 
+def newest(root_fd: int, project_id: str, backup_id: str) -> StoredBackup | None:
+    """One backup at its highest valid epoch; None if there is none.
+
+    :raises CopyFailed: the store cannot be read.
+    """
+    with (
+        _present(root_fd, (project_id,)) as project_fd,
+        _present(project_fd, (project_id, backup_id)) as backup_fd,
+    ):
+        return _highest(backup_fd, project_id, backup_id)
+
+
 def _highest(backup_fd: int | None, project_id: str, backup_id: str) -> StoredBackup | None:
     for epoch in sorted(map(int, _ours(backup_fd, (project_id, backup_id))), reverse=True):
         ref = BackupRef(project_id=project_id, backup_id=backup_id, epoch=epoch)
