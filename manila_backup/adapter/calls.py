@@ -23,7 +23,12 @@ from manila_backup.adapter.messages import Job, JobKind, Outcome
 from manila_backup.adapter.options import Settings
 from manila_backup.adapter.process import Limits, run_job
 from manila_backup.adapter.reaper import Reaper
-from manila_backup.exception import InvalidBackup, InvalidShare, PermanentError
+from manila_backup.exception import (
+    InvalidBackup,
+    InvalidShare,
+    ManilaBackupError,
+    PermanentError,
+)
 from manila_backup.types import AccessLevel, BackupDescription, BackupRef, Mount
 
 LOG = log.getLogger(__name__)
@@ -54,7 +59,13 @@ class Calls:
         self._access = Access(cloud, timeout_s=access_timeout_s)
         self._journal = Journal(settings.state_directory)
         self._reaper = Reaper(self._journal, cloud, self._access, self._clean)
-        self._room = threading.BoundedSemaphore(settings.max_operations)
+        copies = threading.BoundedSemaphore(settings.max_operations)
+        deletes = threading.BoundedSemaphore(settings.max_operations)
+        self._rooms = {
+            CallKind.BACKUP: copies,
+            CallKind.RESTORE: copies,
+            CallKind.DELETE: deletes,
+        }
 
     def start(self) -> None:
         """Look for what is left of an earlier process; idempotent, and called by each call.
@@ -68,103 +79,112 @@ class Calls:
 
         :raises ManilaBackupError: it could not be done, and nothing of it is published.
         """
-        with self._room:
-            self.start()
-            backup, share = self._looked_up(CallKind.BACKUP, backup_id, share_id, as_admin)
-            entry = self._entry(CallKind.BACKUP, backup, share.id)
-            with self._working(entry):
-                entry = self._granted(entry, share)
-                job = replace(
-                    self._job(entry),
-                    share=self._mount(share),
-                    description=_describe(backup, share, entry.ref),
-                )
-                self._run(entry, job)
+        with self._working(CallKind.BACKUP, backup_id, share_id) as entry:
+            backup, share = self._looked_up(entry, as_admin)
+            granted = self._granted(entry, share)
+            job = replace(
+                self._job(entry),
+                share=self._mount(share),
+                description=_describe(backup, share, entry.ref),
+            )
+            self._run(granted, job)
 
     def restore(self, backup_id: str, share_id: str, *, as_admin: bool) -> None:
         """Make the share equal to the backup.
 
         :raises ManilaBackupError: it could not be done; the share may hold some of both.
         """
-        with self._room:
-            self.start()
-            backup, share = self._looked_up(CallKind.RESTORE, backup_id, share_id, as_admin)
-            entry = self._entry(CallKind.RESTORE, backup, share.id)
-            with self._working(entry):
-                entry = self._granted(entry, share)
-                self._run(entry, replace(self._job(entry), share=self._mount(share)))
+        with self._working(CallKind.RESTORE, backup_id, share_id) as entry:
+            _, share = self._looked_up(entry, as_admin)
+            granted = self._granted(entry, share)
+            self._run(granted, replace(self._job(entry), share=self._mount(share)))
 
-    def delete(self, backup_id: str) -> None:
+    def delete(self, backup_id: str, share_id: str) -> None:
         """Remove the backup from the store: no longer published first, durably, then its data.
         Idempotent.
 
         :raises ManilaBackupError: some of it may be left; to be called again.
         """
-        with self._room:
-            self.start()
-            backup = self._cloud.backup(backup_id)
-            if backup is None:
-                raise InvalidBackup(reason=f"{backup_id} is not known")
-            entry = self._entry(CallKind.DELETE, backup, backup.share_id)
-            with self._working(entry):
-                self._run(entry, self._job(entry))
+        with self._working(CallKind.DELETE, backup_id, share_id) as entry:
+            # A second one for the same row would give its quota back twice.
+            self._busy_backup(entry)
+            self._run(entry, self._job(entry))
 
     # --- steps --------------------------------------------------------------------------------
 
-    def _looked_up(
-        self, kind: CallKind, backup_id: str, share_id: str, as_admin: bool
-    ) -> tuple[CloudBackup, Share]:
-        """Both rows as they are now. Manila's API lets a restore name any share that its caller
-        sees, other projects' public ones included.
+    @contextmanager
+    def _working(self, kind: CallKind, backup_id: str, share_id: str) -> Iterator[Entry]:
+        """Written down from the first moment, also while it waits for its turn; in the block it is
+        the only one on its share and backup.
         """
-        backup, share = self._cloud.backup(backup_id), self._cloud.share(share_id)
-        if backup is None or backup.status != BUSY_BACKUP[kind]:
-            status = backup.status if backup else "gone"
-            raise InvalidBackup(reason=f"{backup_id} is {status}, not {BUSY_BACKUP[kind]}")
-        if share is None or share.status != BUSY_SHARE[kind]:
-            status = share.status if share else "gone"
-            raise InvalidShare(reason=f"{share_id} is {status}, not {BUSY_SHARE[kind]}")
-        if share.project_id != backup.project_id and not as_admin:
-            raise InvalidShare(reason=f"{share_id} belongs to another project than the backup")
-        if share.proto.upper() != "NFS":
-            raise InvalidShare(reason=f"{share_id} is a {share.proto} share; only NFS is supported")
-        if not self._addresses:
-            raise PermanentError(reason="option data_node_access_ips has no address")
-        return backup, share
-
-    def _entry(self, kind: CallKind, backup: CloudBackup, share_id: str) -> Entry:
-        return Entry(
+        self.start()
+        backup = self._cloud.backup(backup_id)
+        if backup is None:
+            raise InvalidBackup(reason=f"{backup_id} is gone")
+        entry = Entry(
             operation_id=uuidutils.generate_uuid(),
             kind=kind,
-            backup_id=backup.id,
+            backup_id=backup_id,
             project_id=backup.project_id,
             share_id=share_id,
             # Of two attempts, were a request ever delivered twice, the later has the higher epoch.
             epoch=time.time_ns(),
         )
-
-    @contextmanager
-    def _working(self, entry: Entry) -> Iterator[None]:
         LOG.info("%s", _line(entry, "begins"))
         self._reaper.begin(entry)
         try:
-            yield
+            with self._rooms[kind]:
+                yield entry
+            entry = self._ended(entry, succeeded=True, reason=None)
         except BaseException as error:
             LOG.warning("%s: %s", _line(entry, "failed"), error)
-            self._end(entry, succeeded=False, reason=str(error))
+            self._reaper.end(self._failed(entry, str(error)))
             raise
-        self._end(entry, succeeded=True, reason=None)
+        self._reaper.end(entry)
         LOG.info("%s", _line(entry, "done"))
 
-    def _end(self, entry: Entry, *, succeeded: bool, reason: str | None) -> None:
-        self._reaper.end(
-            replace(
-                self._journal.read(entry),
-                succeeded=succeeded,
-                reason=reason,
-                version=self._version(entry.backup_id),
-            )
+    def _failed(self, entry: Entry, reason: str) -> Entry:
+        try:
+            return self._ended(entry, succeeded=False, reason=reason)
+        except (OSError, ManilaBackupError) as error:
+            LOG.warning("Operation %s: %s", entry.operation_id, error)
+            return replace(entry, mounted=True, succeeded=False, reason=reason)
+
+    def _ended(self, entry: Entry, *, succeeded: bool, reason: str | None) -> Entry:
+        """Written down before anybody is told: what is not known to have succeeded is undone."""
+        entry = replace(
+            self._journal.read(entry),
+            succeeded=succeeded,
+            reason=reason,
+            version=self._version(entry.backup_id),
         )
+        self._journal.write(entry)
+        return entry
+
+    def _looked_up(self, entry: Entry, as_admin: bool) -> tuple[CloudBackup, Share]:
+        """Both rows as they are now. Manila's API lets a restore name any share that its caller
+        sees, other projects' public ones included.
+        """
+        backup, share = self._busy_backup(entry), self._cloud.share(entry.share_id)
+        if share is None or share.status != BUSY_SHARE[entry.kind]:
+            status = share.status if share else "gone"
+            reason = f"{entry.share_id} is {status}, not {BUSY_SHARE[entry.kind]}"
+            raise InvalidShare(reason=reason)
+        if share.project_id != backup.project_id and not as_admin:
+            raise InvalidShare(reason=f"{share.id} belongs to another project than the backup")
+        if share.proto.upper() != "NFS":
+            raise InvalidShare(reason=f"{share.id} is a {share.proto} share; only NFS is supported")
+        if not self._addresses:
+            raise PermanentError(reason="option data_node_access_ips has no address")
+        return backup, share
+
+    def _busy_backup(self, entry: Entry) -> CloudBackup:
+        backup = self._cloud.backup(entry.backup_id)
+        if backup is None or backup.status != BUSY_BACKUP[entry.kind]:
+            status = backup.status if backup else "gone"
+            reason = f"{entry.backup_id} is {status}, not {BUSY_BACKUP[entry.kind]}"
+            raise InvalidBackup(reason=reason)
+        return backup
 
     def _version(self, backup_id: str) -> str | None:
         try:

@@ -80,7 +80,7 @@ class ManilaBackupDriver(backup_driver.BackupDriver):  # type: ignore[misc]
     def delete(self, context: Any, backup: Any) -> None:
         """:raises BackupException: some of it may be left."""
         with _manilas_errors():
-            self._calls.delete(backup["id"])
+            self._calls.delete(backup["id"], backup["share_id"])
 
     def get_backup_progress(self, context: Any, backup: Any, share: Any) -> str:
         """Always "99". The first question of a process makes it look for leftovers of the one

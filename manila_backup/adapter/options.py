@@ -72,7 +72,8 @@ OPTS = [
         "max_operations",
         default=4,
         min=1,
-        help="How many backups, restores and deletes manila-data works on at the same time.",
+        help="How many backups and restores together, and how many deletes besides, this "
+        "manila-data works on at the same time.",
     ),
     cfg.IntOpt(
         "copy_processes",

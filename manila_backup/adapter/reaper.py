@@ -81,7 +81,6 @@ class Reaper:
         that says so.
         """
         try:
-            self._journal.write(entry)
             self.undo(entry)
         except Exception as error:  # noqa: BLE001 - a cleanup error never hides the first one
             LOG.warning("Operation %s is not undone yet: %s", entry.operation_id, error)
@@ -106,7 +105,10 @@ class Reaper:
         return self._rewritten(replace(entry, rules=())) if entry.rules else entry
 
     def _rewritten(self, entry: Entry) -> Entry:
-        self._journal.write(entry)
+        try:
+            self._journal.write(entry)
+        except TransientError as error:
+            LOG.warning("Operation %s will be undone once more: %s", entry.operation_id, error)
         return entry
 
     def _run(self) -> None:

@@ -18,10 +18,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 PINS = (
     "PyMySQL==1.2.4",
+    "blake3==1.0.11",  # of our own engine, which works for manila-data there
     "gunicorn==27.0.1",
     "keystone==30.0.0",
     "manila==23.0.1",
     "python-manilaclient==6.3.0",
+    "zstandard==0.25.0",
 )
 
 
