@@ -34,6 +34,13 @@ def test_every_option_of_ours_stands_in_the_sample_as_it_is() -> None:
     assert missing == []
 
 
+def test_the_sample_for_manila_conf_is_what_the_code_has() -> None:
+    """Regenerate: oslo-config-generator --config-file .../manila-backup-adapter.conf"""
+    arguments = ("--namespace", "manila_backup.adapter", "--wrap-width", "79")
+    ours = generate("oslo-config-generator", *arguments)
+    assert (ETC / "manila-backup-adapter.conf.sample").read_text() == ours
+
+
 @pytest.mark.parametrize("group", ["database", "keystone_authtoken", "oslo_policy"])
 def test_the_sample_has_the_libraries_options_too(group: str) -> None:
     assert f"\n[{group}]\n" in (ETC / "manila-backup.conf.sample").read_text()
