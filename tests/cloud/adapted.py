@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from tests.acceptance.programs import BIN, Ended, run
 from tests.acceptance.waiting import until
@@ -95,12 +95,24 @@ class Adapted:
 
     def row(self, backup_id: str) -> dict[str, Any]:
         """A backup as Manila's database has it: status, progress, fail_reason, ..."""
-        names = ("status", "progress", "restore_progress", "fail_reason", "deleted")
-        query = text(f"SELECT {', '.join(names)} FROM share_backups WHERE id = :id")  # noqa: S608
+        query = text("SELECT * FROM share_backups WHERE id = :id")
+        with self._connected() as connection:
+            return dict(connection.execute(query, {"id": backup_id}).mappings().one())
+
+    def update(self, table: str, row_id: str, **values: str) -> None:
+        """Manila's row, past Manila."""
+        changes = ", ".join(f"{name} = :{name}" for name in values)
+        query = text(f"UPDATE {table} SET {changes} WHERE id = :row_id")  # noqa: S608
+        with self._connected() as connection:
+            connection.execute(query, {"row_id": row_id, **values})
+            connection.commit()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
         engine = create_engine(database_url(self.cloud.mariadb, "manila"))
         try:
             with engine.connect() as connection:
-                return dict(connection.execute(query, {"id": backup_id}).mappings().one())
+                yield connection
         finally:
             engine.dispose()
 
@@ -148,8 +160,14 @@ class Adapted:
                 os.kill(pid, signal.SIGKILL)
         self.process.kill()
 
-    def start(self) -> None:
-        self.cloud.start(DATA)
+    def start(self, **environment: str) -> None:
+        """With more variables in its environment than it has otherwise."""
+        process, env = self.process, self.process.env
+        process.env = {**env, **environment}
+        try:
+            self.cloud.start(DATA)
+        finally:
+            process.env = env
 
 
 @contextmanager
