@@ -120,6 +120,10 @@ class Adapted:
         """And its share is not busy with it."""
         until(lambda: self.row(backup_id)["status"] == status, f"{backup_id} {status}")
 
+    def log(self) -> str:
+        """All that manila-data has said."""
+        return (self.cloud.manila.backend.parent / "log" / "manila-data.log").read_text()
+
     def worker(self) -> int | None:
         """The process group of a worker that has its task, if there is one."""
         for record in (self.root / "work" / "workers").glob("*"):
