@@ -116,10 +116,9 @@ def test_create_restore_and_delete_by_the_client(adapted: Adapted, share_id: str
     until(lambda: adapted.row(backup_id)["status"] == "available", "the backup's status")
     assert differences(before, snapshot(tree)) == []
     assert_nothing_left(adapted, share_id, TENANTS)
-    assert adapted.stored() == [backup_id]
+    assert backup_id in adapted.stored()
     adapted.backup("delete", backup_id, "--wait")
-    assert adapted.stored() == []
-    assert list(adapted.store.iterdir()) == []
+    assert backup_id not in adapted.stored()
     assert_nothing_left(adapted, share_id, TENANTS)
     adapted.cloud.client(DEMO).shares.delete(share_id)
 
@@ -207,7 +206,7 @@ def test_a_failed_create_leaves_nothing(adapted: Adapted, share_id: str) -> None
     finally:
         tree.with_name("away").rename(tree)
     assert "Could not mount" in adapted.row(backup_id)["fail_reason"]
-    assert adapted.stored() == []
+    assert backup_id not in adapted.stored()
     assert_nothing_left(adapted, share_id, TENANTS)
     adapted.backup("delete", backup_id, "--wait")
 
@@ -288,11 +287,11 @@ def test_manila_data_is_killed_while_it_creates(
     adapted.start()
     adapted.until_backup(backup_id, "error")
     adapted.cloud.until_share(large_id, "available")
-    assert adapted.stored() == []
+    assert backup_id not in adapted.stored()
     assert_nothing_left(adapted, large_id, set())
     second_id = adapted.created(large_id)
     adapted.backup("delete", backup_id, second_id, "--wait")
-    assert adapted.stored() == []
+    assert not {backup_id, second_id} & set(adapted.stored())
 
 
 def test_manila_data_is_killed_while_it_restores(adapted: Adapted, large_id: str) -> None:
@@ -327,7 +326,8 @@ def test_an_interrupted_delete_is_completed(adapted: Adapted, large_id: str) -> 
     adapted.start()
     next_id = adapted.created(large_id)
     until(lambda: adapted.row(backup_id)["deleted"] != "False", "the end of the row")
-    assert adapted.stored() == [next_id]
+    assert backup_id not in adapted.stored()
+    assert next_id in adapted.stored()
     adapted.backup("delete", next_id, "--wait")
     assert quotas.get(project_id, detail=True).backups["in_use"] == in_use
     assert_nothing_left(adapted, large_id, set())
