@@ -34,6 +34,7 @@ from manila_backup.adapter.cloud import (
     Rule,
 )
 from manila_backup.adapter.options import GROUP, OPTS, Settings
+from manila_backup.adapter.reason import fitting
 from manila_backup.types import AccessLevel
 
 LOG = log.getLogger(__name__)
@@ -45,14 +46,6 @@ CONF.import_opt("data_access_wait_access_rules_timeout", "manila.data.helper")
 
 WORKING = "99"
 """Percent, until manila-data itself writes 100."""
-
-REASON_LIMIT = 200
-"""Characters of a reason. The column ``fail_reason`` has 255 of three bytes at most, whatever
-Manila's model says, and Manila adds words of its own. A reason that does not fit would fail the
-UPDATE that is to say that the backup failed, which would then be "creating" for ever.
-"""
-
-_CUT = " ... "
 
 
 class ManilaBackupDriver(backup_driver.BackupDriver):  # type: ignore[misc]
@@ -109,14 +102,7 @@ def _manilas_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise manila_exception.BackupException(reason=_fitting(str(error))) from error
-
-
-def _fitting(reason: str) -> str:
-    """Cut in the middle where it is too long: the log has all of it."""
-    text = reason.encode("ascii", "backslashreplace").decode()
-    half = (REASON_LIMIT - len(_CUT)) // 2
-    return text if len(text) <= REASON_LIMIT else text[:half] + _CUT + text[-half:]
+        raise manila_exception.BackupException(reason=fitting(str(error))) from error
 
 
 class ManilaCloud:
@@ -281,7 +267,7 @@ def _ending(kind: CallKind, succeeded: bool, reason: str | None) -> dict[str, An
     return {
         "status": constants.STATUS_ERROR,
         "progress": "0",
-        "fail_reason": _fitting(reason or ""),
+        "fail_reason": fitting(reason or ""),
     }
 
 
