@@ -196,8 +196,12 @@ class ManilaCloud:
             return
         LOG.warning("Backup %s is still %s; it is set right.", backup_id, backup["status"])
         if kind is CallKind.DELETE and succeeded is not False:
-            # Also when all is gone: the row and its quota are manila-data's to end.
-            data_rpcapi.DataAPI().delete_backup(context, backup)
+            # Also when all is gone: the row and its quota are manila-data's to end. In the name of
+            # the backup's own user, for whom the quota was charged.
+            asker = manila_context.RequestContext(
+                user_id=backup["user_id"], project_id=backup["project_id"], is_admin=True
+            )
+            data_rpcapi.DataAPI().delete_backup(asker, backup)
             return
         _settle_share(context, kind, share_id, succeeded=bool(succeeded))
         manila_db.share_backup_update(context, backup_id, _ending(kind, bool(succeeded), reason))

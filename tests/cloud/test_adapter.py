@@ -298,7 +298,8 @@ def test_manila_data_is_killed_while_it_restores(adapted: Adapted, large_id: str
     tree = adapted.cloud.tree(large_id)
     before = snapshot(tree)
     backup_id = adapted.created(large_id)
-    directories = [path for path in tree.iterdir() if path.is_dir() and not path.is_symlink()]
+    with os.scandir(tree) as entries:
+        directories = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     shutil.rmtree(directories[0])
     adapted.backup("restore", backup_id)
     stop_worker(adapted)
