@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``/quota-sets`` from 2.80 on: Manila's, with ``backups`` and ``backup_gigabytes`` from us.
 
-Manila 16 and later has figures of these names of its own, which count nothing here: they are
+From then on Manila has figures of these names of its own, which count nothing here: they are
 replaced in what is shown and removed from what is set. Before 2.80 the names do not exist, and with
 ``user_id`` or ``share_type`` they do not either: our quotas are of projects. Then requests are
 passed on, but for a PUT that names ours nevertheless (400).
