@@ -25,7 +25,7 @@ from manila_backup.data.fence import recorded_worker
 from manila_backup.data.holder import Stop
 from manila_backup.data.jobs import JobRunner
 from manila_backup.data.node import TOPIC, Node
-from manila_backup.data.undo import undo
+from manila_backup.data.undo import forget_gone_shares, undo
 from manila_backup.data.worker_process import kill_group
 from manila_backup.db import backups, intents, messages, operations, services
 from manila_backup.db.intents import IntentKind
@@ -35,6 +35,9 @@ from manila_backup.states import OperationEvent, OperationKind
 LOG = log.getLogger(__name__)
 
 BINARY = "manila-backup-data"
+GONE_SHARES_EVERY_S = 600.0
+"""How often the provider is asked for shares whose restore has failed."""
+
 SAFETY = 0.6
 """A node that could not renew for this share of the lease stops its own work: before the lease
 ends for others, with time for the workers to die."""
@@ -67,6 +70,7 @@ class DataManager:
         self._node = node
         self._run_job = run_job
         self._clock = clock
+        self._gone_shares_from_s = clock()
         self._running: dict[str, _Running] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -365,5 +369,8 @@ class DataManager:
                     continue
                 undo(self._node, intent)
             self._node.database.write(messages.purge)
+            if self._clock() >= self._gone_shares_from_s:
+                forget_gone_shares(self._node)
+                self._gone_shares_from_s = self._clock() + GONE_SHARES_EVERY_S
         except db_exc.DBError:
             LOG.warning("The database is away; cleaning up later.")

@@ -9,13 +9,37 @@ from oslo_concurrency import lockutils
 from oslo_log import log
 
 from manila_backup import exception
+from manila_backup.context import service_context
 from manila_backup.data.node import Node
 from manila_backup.data.store import call_store
-from manila_backup.db import intents
+from manila_backup.db import busy_shares, intents
 from manila_backup.db.intents import Intent, IntentKind
+from manila_backup.states import ShareStatus
 from manila_backup.types import AccessLevel, BackupRef, Grant
 
 LOG = log.getLogger(__name__)
+
+
+def forget_gone_shares(node: Node) -> None:
+    """That a restore has failed is forgotten with the share. Idempotent; costs a request to the
+    provider for each such share. What the provider cannot say now is left for the next time.
+    """
+    with node.database.reader() as session:
+        statuses = busy_shares.all_statuses(session)
+    for share_id, status in statuses.items():
+        if status is not ShareStatus.BACKUP_RESTORING_ERROR:
+            continue
+        try:
+            node.provider.get(service_context(), share_id)
+        except exception.ShareNotFound:
+            _forget(node, share_id)
+        except Exception as error:  # noqa: BLE001 - one share must not keep the reaper from others
+            LOG.warning("Could not look whether share %s is gone: %s", share_id, error)
+
+
+def _forget(node: Node, share_id: str) -> None:
+    if node.database.write(lambda session: busy_shares.reset(session, share_id)):
+        LOG.info("Share %s is gone, and with it that its restore has failed.", share_id)
 
 
 def undo(node: Node, intent: Intent) -> bool:

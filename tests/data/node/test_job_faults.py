@@ -13,7 +13,7 @@ from oslo_db import exception as db_exc
 from sqlalchemy import event
 
 from manila_backup import exception
-from manila_backup.data.manager import DataManager
+from manila_backup.data.manager import GONE_SHARES_EVERY_S, DataManager
 from manila_backup.db.intents import IntentKind
 from manila_backup.states import BackupEvent, BackupStatus, OperationStatus, ShareStatus
 from tests.data.node.world import IS_ROOT, World
@@ -306,6 +306,31 @@ def test_a_restore_fails_for_good(world: World, fail_at: str) -> None:
     else:
         assert world.share_status(share_id) is ShareStatus.BACKUP_RESTORING_ERROR
     world.assert_nothing_is_left(share_id)
+
+
+def test_that_a_restore_has_failed_is_forgotten_with_the_share(world: World) -> None:
+    share_id, kept = world.small_share(), world.small_share()
+    for each in (share_id, kept):
+        backup_id = world.backed_up(each)
+        lay(world, "write", "permanent")
+        world.work(world.queue_restore(backup_id, each))
+    now_s = [0.0]
+    manager = DataManager(world.node(), clock=lambda: now_s[0])
+    manager.reap()
+    assert world.share_status(share_id) is ShareStatus.BACKUP_RESTORING_ERROR
+    world.store.begin_delete(share_id)
+    world.store.finish_delete(share_id)
+    manager.reap()  # it has just looked
+    assert world.share_status(share_id) is ShareStatus.BACKUP_RESTORING_ERROR
+    now_s[0] += GONE_SHARES_EVERY_S
+    world.steps.fail("get", ERRORS["transient"](), times=2)
+    manager.reap()  # the provider is away
+    assert world.steps.all_met()
+    assert world.share_status(share_id) is ShareStatus.BACKUP_RESTORING_ERROR
+    now_s[0] += GONE_SHARES_EVERY_S
+    manager.reap()
+    assert world.share_status(share_id) is ShareStatus.AVAILABLE
+    assert world.share_status(kept) is ShareStatus.BACKUP_RESTORING_ERROR
 
 
 def test_a_restore_that_failed_for_now_succeeds_the_next_time(world: World) -> None:
