@@ -59,8 +59,8 @@ def create(services: Services, context: RequestContext, wanted: BackupRequest) -
 
     :raises ShareNotFound: also for a private share of another project.
     :raises Forbidden: the share is another project's or soft-deleted.
-    :raises InvalidShare: the share is not fit to be backed up.
-    :raises ShareBusy: another operation or task holds the share.
+    :raises InvalidShare: the share is not fit to be backed up, or another operation holds it.
+    :raises ShareBusy: a task of the provider holds the share.
     :raises QuotaExceeded: nothing was kept.
     """
     share = services.provider.get(context, wanted.share_id)
@@ -122,8 +122,8 @@ def restore(
     :raises SourceShareGone: no target was named and the source is gone.
     :raises ShareNotFound: also for a private share of another project.
     :raises Forbidden: the share is another project's than the backup's, or soft-deleted.
-    :raises InvalidShare: the share is not fit to be restored to.
-    :raises ShareBusy: another operation or task holds the share.
+    :raises InvalidShare: the share is not fit to be restored to, or another operation holds it.
+    :raises ShareBusy: a task of the provider holds the share.
     """
     _refuse_unavailable(backup)
     share = _restore_target(services, context, backup, target_share_id)
@@ -278,13 +278,20 @@ def _queue(
 
 
 def _take_share(session: Session, event: ShareEvent, operation: Operation) -> None:
-    busy_shares.transition(
-        session,
-        operation.share_id,
-        event,
-        operation_id=operation.id,
-        project_id=operation.project_id,
-    )
+    """:raises InvalidShare: a rival request has taken it since we looked."""
+    try:
+        busy_shares.transition(
+            session,
+            operation.share_id,
+            event,
+            operation_id=operation.id,
+            project_id=operation.project_id,
+        )
+    except exception.ShareBusy:
+        raise exception.InvalidShare(
+            reason=f"Share {operation.share_id} is not available: another operation on it has just "
+            "begun."
+        ) from None
 
 
 def _stop(session: Session, active: Operation, *, then_delete: bool = False) -> bool:

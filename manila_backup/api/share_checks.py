@@ -61,14 +61,19 @@ def refuse_held(
     """Refuse a share that one of our operations holds.
 
     :returns: ``backup_restoring_error`` if that is the share's status; only for a restore.
-    :raises ShareBusy: an operation is queued or running.
-    :raises InvalidShare: a backup of content that a failed restore left half done.
+    :raises InvalidShare: an operation is queued or running; or a backup is asked for of content
+        that a failed restore left half done.
     """
     held = busy_shares.get(session, share_id)
     if held is None:
         return None
     if held.status is not ShareStatus.BACKUP_RESTORING_ERROR:
-        raise exception.ShareBusy(share_id=share_id, reason=f"its status is {held.status}.")
+        # In our eyes the share is not available, and upstream's status for that is 400; 409 is for
+        # the tasks of others.
+        raise exception.InvalidShare(
+            reason=f"Share {share_id} is in '{held.status}' state, but it must be in 'available' "
+            "state."
+        )
     if not for_restore:
         raise exception.InvalidShare(
             reason=f"Share {share_id} is in '{held.status}' state, but it must be in 'available' "

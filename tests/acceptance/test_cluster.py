@@ -131,7 +131,7 @@ def test_of_a_crowd_as_many_come_in_as_may(tmp_path: Path, any_database: str) ->
         rests[0].set_quota(backups=-1, backup_gigabytes=-1)
         share_id = share_with(rests[0], 1)
         one = [partial(rests[number % 2].ask_backup, share_id) for number in range(50)]
-        assert all_at_once(one) == {202: 1, 409: 49}
+        assert all_at_once(one) == {202: 1, 400: 49}
         assert rests[0].usage() == (1, 1)
         rests[0].set_quota(backups=7)
         share_ids = [share_with(rests[0], 0, f"share {number}") for number in range(200)]

@@ -200,11 +200,14 @@ def test_finished_tasks_hold_no_share(api: Api, task: str) -> None:
     assert post(api, api.share(task_state=task)).status_code == 202
 
 
-def test_share_that_one_of_our_operations_holds_is_409(api: Api) -> None:
+def test_share_that_one_of_our_operations_holds_is_400_with_its_status(api: Api) -> None:
+    """As upstream, whose share is not available then."""
     share_id = api.share()
     api.create(share_id)
     before = api.contents()
-    assert fault(post(api, share_id))[:2] == ("conflictingRequest", 409)
+    name, code, message = fault(post(api, share_id))
+    assert (name, code) == ("badRequest", 400)
+    assert "'backup_creating'" in message
     assert api.contents() == before
 
 
@@ -259,7 +262,7 @@ def test_rival_that_takes_the_share_between_look_and_commit_gets_it(api: Api) ->
         return found
 
     api.provider.get = get_while_a_rival_acts  # type: ignore[method-assign]
-    assert fault(post(api, share_id))[1] == 409
+    assert fault(post(api, share_id))[1] == 400
     with api.database.reader() as session:
         assert ledger.usage(session, P1).backups == 1
         assert [o.backup_id for o in operations.claimable(session)] == rivals
@@ -279,7 +282,7 @@ def test_rival_request_for_the_same_share_cannot_slip_in_before_the_insert(api: 
 
     api.database.write = write_after_a_rival  # type: ignore[method-assign]
     answer = post(api, share_id)
-    assert answer.status_code == 409
+    assert answer.status_code == 400
     with api.database.reader() as session:
         assert ledger.usage(session, P1).backups == 1
         assert ledger.check(session) == []
