@@ -384,6 +384,12 @@ def test_every_response_has_a_request_id_of_its_own(api: Api) -> None:
     assert len(set(ids)) == 4
 
 
+@pytest.mark.parametrize("path", ["/", "/v2/limits", "/no-such-thing"])
+def test_it_has_manilas_name_too(api: Api, path: str) -> None:
+    headers = api.client.get(path).headers
+    assert headers["X-Compute-Request-Id"] == headers["X-Openstack-Request-Id"]
+
+
 def test_incoming_request_id_is_the_global_one(make_api: Callable[..., Api]) -> None:
     seen: list[Any] = []
 

@@ -26,6 +26,8 @@ PINS = (
     "zstandard==0.25.0",
 )
 
+TEMPEST_PINS = ("manila-tempest-plugin==3.2.0", "tempest==47.0.0")
+
 
 @dataclass(frozen=True)
 class CloudVenv:
@@ -35,13 +37,23 @@ class CloudVenv:
         return self.path / "bin" / name
 
 
-def cloud_venv(path: Path = CHECKOUT / ".venv-cloud") -> CloudVenv:
+def cloud_venv() -> CloudVenv:
+    """With Keystone and Manila."""
+    return _installed(CHECKOUT / ".venv-cloud", PINS)
+
+
+def tempest_venv() -> CloudVenv:
+    """With tempest and Manila's tests for it, which want other versions than Manila itself."""
+    return _installed(CHECKOUT / ".venv-tempest", TEMPEST_PINS)
+
+
+def _installed(path: Path, pins: Sequence[str]) -> CloudVenv:
     """Installed at the first time, minutes long, and again when the pins have changed.
 
     Safe against other processes that want the same; one that was killed in between is made good.
     """
     found = CloudVenv(path)
-    wanted = hashlib.sha256(" ".join((sys.version, *PINS)).encode()).hexdigest()[:16]
+    wanted = hashlib.sha256(" ".join((sys.version, *pins)).encode()).hexdigest()[:16]
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = path / "installed"
@@ -50,7 +62,7 @@ def cloud_venv(path: Path = CHECKOUT / ".venv-cloud") -> CloudVenv:
         shutil.rmtree(path, ignore_errors=True)
         # Debian's Python may lack ensurepip: the pip beside the tests' Python helps out.
         _run([sys.executable, "-m", "venv", "--without-pip", path])
-        _run([*_PIP, "--python", found.program("python"), "install", "--quiet", *PINS])
+        _run([*_PIP, "--python", found.program("python"), "install", "--quiet", *pins])
         stamp.write_text(wanted)
     return found
 
