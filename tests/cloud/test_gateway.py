@@ -3,52 +3,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from tests.acceptance.programs import BIN, Ended, compare_trees, run
+from tests.acceptance.programs import compare_trees
 from tests.acceptance.rest import Rest
 from tests.acceptance.waiting import until
 from tests.cloud.beside import Beside
 from tests.cloud.beside import beside as beside_manila
+from tests.cloud.client import Client
 from tests.cloud.cloud import Cloud
-from tests.cloud.users import ADMIN, ALT_DEMO, DEMO, User
+from tests.cloud.users import ADMIN, ALT_DEMO, DEMO
 
 pytestmark = [pytest.mark.full, pytest.mark.acceptance, pytest.mark.root]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Client:
-    """The ``openstack`` client, one process per command. ``endpoint`` None: as the catalog says."""
-
-    cloud: Cloud
-    endpoint: str | None
-    user: User
-
-    def run(self, command: str, *arguments: str) -> Ended:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
-        env = {**kept, **self.cloud.keystone.environment(self.user), "PYTHONWARNINGS": "ignore"}
-        if self.endpoint is not None:
-            env["OS_SHARED_FILE_SYSTEM_ENDPOINT_OVERRIDE"] = self.endpoint
-        return run([BIN / "openstack", *command.split(), *arguments], env=env)
-
-    def quiet(self, command: str, *arguments: str) -> None:
-        ended = self.run(command, *arguments)
-        assert ended.status == 0, ended.err
-
-    def json(self, command: str, *arguments: str) -> Any:
-        ended = self.run(command, *arguments, "-f", "json")
-        assert ended.status == 0, ended.err
-        return ended.json
-
-    def refused(self, command: str, *arguments: str) -> str:
-        ended = self.run(command, *arguments)
-        assert ended.status != 0, ended.out
-        return ended.err
 
 
 @pytest.fixture(scope="module")
