@@ -22,6 +22,14 @@ OPTS = [
         help="Address that manila-backup-api listens on. Another WSGI server has its own options.",
     ),
     cfg.PortOpt("listen_port", default=8786, help="Port that manila-backup-api listens on."),
+    cfg.IntOpt(
+        "threads",
+        default=16,
+        min=1,
+        help="How many requests manila-backup-api works on at a time; others wait. A gateway needs "
+        "one for each request that it has passed on to Manila until that has answered, so there "
+        "more than Manila's own processes and threads.",
+    ),
     cfg.StrOpt(
         "auth_strategy",
         choices=[

@@ -20,8 +20,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     config.set_up_logging(conf)
-    address, port = conf.api.listen_address, conf.api.listen_port
-    return service.launch(conf, service.ApiService(lambda: build_from_conf(conf), address, port))
+    api = conf.api
+    serves = service.ApiService(
+        lambda: build_from_conf(conf), api.listen_address, api.listen_port, threads=api.threads
+    )
+    return service.launch(conf, serves)
 
 
 if __name__ == "__main__":

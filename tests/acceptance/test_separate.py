@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -107,6 +108,23 @@ def _answers(rest: Rest) -> bool:
         return rest.call("GET", "/share-backups").status == 200
     except OSError:
         return False
+
+
+def test_no_more_requests_at_a_time_than_it_has_threads(config: Path, port: int) -> None:
+    config.write_text(config.read_text() + "threads = 1\n")
+    rest = Rest(f"http://127.0.0.1:{port}/v2")
+    with process("manila-backup-api", config):
+        until(lambda: _answers(rest), "an answer of the API")
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=60) as slow,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            slow.sendall(b"GET /v2/share-backups HTTP/1.1\r\n")
+            waiting = pool.submit(_answers, rest)
+            with pytest.raises(TimeoutError):
+                waiting.result(1)
+            slow.sendall(b"Host: localhost\r\nConnection: close\r\n\r\n")
+            assert waiting.result(60)
 
 
 def test_a_backup_goes_through_the_database_from_one_to_the_other(config: Path, port: int) -> None:
