@@ -2,8 +2,9 @@
 """What every test has: a migrated database, and two rules that no test may break.
 
 No skips where everything can run: on Debian as root a skipped test counts as failed (deselecting
-by marks is allowed). No child processes left behind: a test that starts one ends it and waits for
-it; what a fixture of a wider scope starts must be gone when the run ends.
+by marks is allowed). No child processes and no threads left behind: a test that starts one ends it
+and waits for it; what a fixture of a wider scope starts must be gone when the run ends. The copy
+engine forks only where it is alone: a thread that stays changes what later tests are about.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import platform
 import random
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ import pytest
 from tests.support.children import LASTING, commands
 from tests.support.databases import SERVERS
 
-pytest_plugins = ["tests.cloud.fixtures"]
+pytest_plugins = ["tests.support.schedule", "tests.cloud.fixtures"]
 
 if TYPE_CHECKING:
     from manila_backup.db.engine import Database
@@ -197,15 +199,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs root: mounts, owners or device nodes")
 
 
-# --- no processes left behind ---------------------------------------------------------------------
+# --- no processes and threads left behind ---------------------------------------------------------
 
 _children_before_call = pytest.StashKey[dict[int, str]]()
+_threads_before_call = pytest.StashKey[set[threading.Thread]]()
+
+
+def _threads() -> set[threading.Thread]:
+    """Without those of socketserver for one connection each: the server waits for them."""
+    return {
+        thread for thread in threading.enumerate() if "process_request_thread" not in thread.name
+    }
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     # Taken after the set-up: services that a wider fixture has started may live on.
     item.stash[_children_before_call] = commands()
+    item.stash[_threads_before_call] = _threads()
     return (yield)
 
 
@@ -217,6 +228,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
         known = before.keys() | LASTING
         left = {pid: command for pid, command in commands().items() if pid not in known}
         assert not left, f"the test left child processes behind: {left}"
+        threads = _threads() - item.stash[_threads_before_call]
+        for thread in threads:
+            thread.join(5)  # who was told to end may need a moment
+        living = {thread for thread in threads if thread.is_alive()}
+        assert not living, f"the test left threads behind: {living}"
     return result
 
 

@@ -29,5 +29,5 @@ def build_routes(local: LocalShares) -> RouteTable:
 
 
 def local_routes(provider: LocalShareProvider, database: Database) -> RouteTable:
-    """The routes over a provider's shares, with two threads of their own for slow work."""
+    """The routes over a provider's shares, slow work in the background."""
     return build_routes(over_database(provider.store, database, BackgroundThreads()))

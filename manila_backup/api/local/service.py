@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -30,25 +30,36 @@ HELD = frozenset({ShareStatus.BACKUP_CREATING, ShareStatus.BACKUP_RESTORING})
 class BackgroundThreads:
     """Runs jobs that take longer than a client waits: removing trees, copying them.
 
-    Daemon threads: when the process ends, whatever they were at is put right by the next opening
-    of the store.
+    At most ``count`` at once, in daemon threads that end when no job is left. When the process
+    ends, whatever they were at is put right by the next opening of the store.
     """
 
     def __init__(self, count: int = 2) -> None:
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        for number in range(count):
-            threading.Thread(target=self._work, name=f"shares-{number}", daemon=True).start()
+        self._count = count
+        self._lock = threading.Lock()
+        self._jobs: deque[Job] = deque()
+        self._running = 0
 
     def __call__(self, job: Job) -> None:
-        self._jobs.put(job)
+        with self._lock:
+            self._jobs.append(job)
+            if self._running < self._count:
+                threading.Thread(target=self._work, name="shares", daemon=True).start()
+                self._running += 1
 
     def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
+        while (job := self._next()) is not None:
             try:
                 job()
             except Exception:
                 LOG.exception("A job of the local shares API failed unexpectedly")
+
+    def _next(self) -> Job | None:
+        with self._lock:
+            if self._jobs:
+                return self._jobs.popleft()
+            self._running -= 1
+            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,11 +98,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def hang_up(self) -> None:
         self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
+        _hang_up(self.connection)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 Answer = Callable[[Handler, Seen], None]
@@ -115,7 +119,8 @@ def anything(handler: Handler, seen: Seen) -> None:
 class Server(ThreadingHTTPServer):
     """``release`` ends what :meth:`wait` waits for."""
 
-    daemon_threads = True
+    # A thread per connection, with which stop() waits.
+    daemon_threads = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -123,9 +128,18 @@ class Server(ThreadingHTTPServer):
         self.answer: Answer = anything
         self.keep_bodies = True
         self.release = threading.Event()
+        self.connections: set[socket.socket] = set()
         self.url = f"http://127.0.0.1:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
         self._thread.start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Connections that break are what the tests are about."""
@@ -134,6 +148,8 @@ class Server(ThreadingHTTPServer):
         self.release.set()
         self.shutdown()
         self._thread.join()
+        for connection in list(self.connections):
+            _hang_up(connection)
         self.server_close()
 
     def lines(self) -> list[str]:

@@ -39,6 +39,28 @@ def test_a_job_that_fails_is_logged_and_the_next_one_runs(
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_jobs_wait_while_as_many_as_may_are_running() -> None:
+    run = BackgroundThreads(2)
+    begun, ended = threading.Semaphore(0), threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def job() -> None:
+        begun.release()
+        assert go_on.wait(30)
+        ended.release()
+
+    for _ in range(5):
+        run(job)
+    assert begun.acquire(timeout=30)
+    assert begun.acquire(timeout=30)
+    assert not begun.acquire(timeout=0.2)
+    go_on.set()
+    for _ in range(5):
+        assert ended.acquire(timeout=30)
+    run(job)
+    assert ended.acquire(timeout=30)
+
+
 @pytest.mark.parametrize(
     ("share", "busy", "shown"),
     [
