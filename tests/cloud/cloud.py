@@ -146,7 +146,7 @@ def cloud() -> Iterator[Cloud]:
         stack.callback(found.manila.stop)
         found.manila.start(*found.manila.services)
         found.client(ADMIN).share_types.create(
-            "default", spec_driver_handles_share_servers=False, extra_specs=SHARE_TYPE_SPECS
+            "default", spec_driver_handles_share_servers=False, extra_specs=dict(SHARE_TYPE_SPECS)
         )
         yield found
 
