@@ -53,4 +53,5 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-exec python -m pytest -n auto --dist loadfile -m "$marks" "$@"
+# In the order of collection: see tests/support/schedule.py.
+exec python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "$marks" "$@"

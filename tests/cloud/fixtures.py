@@ -17,8 +17,9 @@ import pytest
 from tests.cloud.cloud import Cloud
 from tests.cloud.cloud import cloud as running_cloud
 from tests.cloud.keystone import Keystone
+from tests.support.schedule import CLOUD, group_of
 
-_STARTS: dict[str, Any] = {"cloud": running_cloud, "keystone": Keystone}
+_STARTS: dict[str, Any] = {CLOUD: running_cloud, "keystone": Keystone}
 
 
 class Running:
@@ -51,7 +52,7 @@ def running_servers(request: pytest.FixtureRequest) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def cloud(running_servers: Running) -> Cloud:
     """Keystone, RabbitMQ, MariaDB and Manila. Tests that stop a service start it again."""
-    found: Cloud = running_servers.get("cloud")
+    found: Cloud = running_servers.get(CLOUD)
     return found
 
 
@@ -70,7 +71,10 @@ def pytest_runtest_teardown(
     found = item.session.stash.get(_RUNNING, None)
     # What a module's own fixtures have made of them is gone only when the module is.
     if found is not None and nextitem is not None and _module(item) is not _module(nextitem):
-        found.keep_only(getattr(nextitem, "fixturenames", []))
+        wanted = list(getattr(nextitem, "fixturenames", []))
+        if group_of(nextitem.nodeid) == CLOUD:
+            wanted.append(CLOUD)
+        found.keep_only(wanted)
     return result
 
 
