@@ -22,9 +22,10 @@ from manila_backup import exception
 from manila_backup.data import endings, jobs
 from manila_backup.data.endings import Outcome
 from manila_backup.data.fence import recorded_worker
-from manila_backup.data.holder import Stop
+from manila_backup.data.holder import Holder, Stop
 from manila_backup.data.jobs import JobRunner
 from manila_backup.data.node import TOPIC, Node
+from manila_backup.data.remark import mark_again
 from manila_backup.data.undo import forget_gone_shares, undo
 from manila_backup.data.worker_process import kill_group
 from manila_backup.db import backups, intents, messages, operations, services
@@ -360,7 +361,9 @@ class DataManager:
                 LOG.warning("A leftover mount stays: %s", error)
 
     def reap(self) -> None:
-        """Undo what ended operations left behind. Idempotent; failures are tried again for ever."""
+        """Undo what ended operations left behind, and mark the shares of running ones again where
+        somebody took the mark off. Idempotent; failures are tried again for ever.
+        """
         try:
             with self._node.database.reader() as session:
                 left = intents.outlived(session)
@@ -368,6 +371,8 @@ class DataManager:
                 if intent.kind is IntentKind.MOUNT and intent.host != self._node.settings.host:
                     continue
                 undo(self._node, intent)
+            for running in self._jobs():
+                mark_again(Holder(self._node, running.held, running.stop))
             self._node.database.write(messages.purge)
             if self._clock() >= self._gone_shares_from_s:
                 forget_gone_shares(self._node)

@@ -150,7 +150,7 @@ OPTS = [
         default=60.0,
         min=0.1,
         help="Seconds between attempts to undo what ended operations left behind (access rules, "
-        "marks, mounts, data of failed attempts).",
+        "marks, mounts, data of failed attempts), and to set again the marks of running ones.",
     ),
     cfg.BoolOpt(
         "use_bus",

@@ -42,6 +42,11 @@ def _forget(node: Node, share_id: str) -> None:
         LOG.info("Share %s is gone, and with it that its restore has failed.", share_id)
 
 
+def undo_lock(node: Node, operation_id: str) -> str:
+    """Name of the node's own lock under which an operation's intents are undone."""
+    return f"undo-{node.settings.host}-{operation_id}"
+
+
 def undo(node: Node, intent: Intent) -> bool:
     """Undo one intent and forget it; idempotent.
 
@@ -49,7 +54,7 @@ def undo(node: Node, intent: Intent) -> bool:
     next operation on the share has been granted after it undid the same intent itself.
     :returns: False when it failed; the intent stays, with the error, to be tried again.
     """
-    with lockutils.lock(f"undo-{intent.operation_id}", do_log=False):
+    with lockutils.lock(undo_lock(node, intent.operation_id), do_log=False):
         with node.database.reader() as session:
             left = {found.id for found in intents.of_operation(session, intent.operation_id)}
         return intent.id not in left or _undo_and_forget(node, intent)

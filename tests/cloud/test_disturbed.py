@@ -116,6 +116,20 @@ def test_manilas_services_are_started_again_in_the_middle(
     assert_freed(cloud, share_id)
 
 
+def test_the_task_state_that_an_administrator_clears_is_set_again(
+    cloud: Cloud, service: Beside
+) -> None:
+    share_id = large_share(cloud)
+    rest = service.rest(DEMO)
+    backup_id = copied(cloud, rest, share_id)
+    held = as_manila_has_it(cloud, share_id)
+    cloud.client(ADMIN).shares.reset_task_state(share_id, None)
+    cloud.until(lambda: as_manila_has_it(cloud, share_id) == held, "the mark")
+    assert phase(rest, backup_id) == "copying"
+    rest.until_done(backup_id)
+    assert_freed(cloud, share_id)
+
+
 def test_manila_is_away_when_the_copy_ends(cloud: Cloud, service: Beside) -> None:
     """The backup ends well or with a reason; the share is let go as soon as Manila is back."""
     share_id = large_share(cloud)
