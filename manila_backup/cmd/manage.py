@@ -269,7 +269,8 @@ def parser() -> argparse.ArgumentParser:
     verbs: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
     for command in COMMANDS:
         if command.noun not in verbs:
-            noun = nouns.add_parser(command.noun, help=f"commands for {command.noun}s")
+            known = ", ".join(each.verb for each in COMMANDS if each.noun == command.noun)
+            noun = nouns.add_parser(command.noun, help=known)
             verbs[command.noun] = noun.add_subparsers(dest="verb", required=True, metavar="VERB")
         verb = verbs[command.noun].add_parser(command.verb, help=command.help)
         verb.add_argument("--format", choices=["table", "json"], default="table")
