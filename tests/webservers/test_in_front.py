@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.acceptance.rest import ADMIN, Rest
 from tests.acceptance.waiting import until
 from tests.support.children import LASTING
 from tests.support.ports import free_port
-from tests.webservers.webserver import ETC, WebServer
+from tests.webservers.webserver import ETC, WebServer, keeps_connection
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
@@ -117,3 +118,9 @@ def test_a_long_token_and_a_long_body_pass(endpoint: str) -> None:
     assert answer.status == 200
     body = {"share_backup": {"share_id": "x", "description": "y" * 60000}}
     assert Rest(endpoint).call("POST", "/share-backups", body).status == 400
+
+
+def test_a_client_that_looks_every_five_seconds_keeps_its_connection(endpoint: str) -> None:
+    port = urlsplit(endpoint).port
+    assert port is not None
+    assert keeps_connection(port, "/v2/share-backups")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.webservers.recorder import WAIT_S, Recorder, recording
-from tests.webservers.webserver import WebServer
+from tests.webservers.webserver import WebServer, keeps_connection
 
 pytestmark = pytest.mark.slow
 
@@ -280,6 +280,11 @@ def test_an_answer_passes_piece_by_piece(site: Site, side: str, path: str) -> No
         assert answer.read() == b"last"
     finally:
         connection.close()
+
+
+def test_a_client_that_looks_every_five_seconds_keeps_its_connection(site: Site) -> None:
+    """As those with --wait do; with a limit of five seconds it meets the end of its connection."""
+    assert keeps_connection(site.port, "/v2/types")
 
 
 @SIDES

@@ -5,6 +5,7 @@ its ports."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from tests.support.servers import MissingServer, Server
 ETC = Path(__file__).resolve().parents[2] / "etc"
 START_S = 60
 STOP_S = 30
+PAUSE_S = 7.0
+"""The client looks every 5 seconds; a busy machine takes a little more."""
 
 NGINX = """\
 daemon off;
@@ -155,3 +158,18 @@ def _found(program: str, package: str) -> str:
     if found is None:
         raise MissingServer(f"{program} is not installed (Debian: {package})")
     return found
+
+
+def keeps_connection(port: int, path: str) -> bool:
+    """Whether a connection still answers after the pause of a client that waits, and a bit."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        connection.getresponse().read()
+        before = connection.sock
+        time.sleep(PAUSE_S)
+        connection.request("GET", path)
+        connection.getresponse().read()
+        return connection.sock is before
+    finally:
+        connection.close()
