@@ -14,6 +14,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -37,7 +38,12 @@ MATRIX_SEED = "MANILA_BACKUP_MATRIX_SEED"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Processes of pytest-xdist inherit the seed: all must collect the same tests."""
+    """Processes of pytest-xdist inherit the seed: all must collect the same tests.
+
+    A shell that starts us in the background has SIGINT ignored, and so would all that tests start.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault(MATRIX_SEED, str(random.randrange(1000)))
 
 
