@@ -15,10 +15,11 @@ from typing import Protocol
 from manila_backup.context import RequestContext
 from manila_backup.share.base import ShareProvider
 from manila_backup.share.local.access import visible_rules, with_tenant_rule, without_tenant_rule
+from manila_backup.share.local.changes import resized
 from manila_backup.share.local.provider import LocalShareProvider
 from manila_backup.share.local.records import LocalAccessRule, LocalShare, LocalSnapshot
 from manila_backup.share.local.snapshots import LocalSnapshots
-from manila_backup.share.local.store import LocalShareStore, resized
+from manila_backup.share.local.store import LocalShareStore
 from manila_backup.types import AccessLevel
 
 OWNER = RequestContext(user_id="u-owner", project_id="p-owner", roles=["member"])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from manila_backup.exception import GrantFailed, Invalid, InvalidShare, ShareBusy, ShareNotFound
-from manila_backup.share.local.provider import HELD_STATUSES, LocalShareProvider
-from manila_backup.share.local.store import BUSY_TASK_STATES, LocalShareStore
+from manila_backup.share.local.changes import BUSY_TASK_STATES, HELD_STATUSES
+from manila_backup.share.local.provider import LocalShareProvider
+from manila_backup.share.local.store import LocalShareStore
 from manila_backup.types import AccessLevel, Mount
 from tests.share.harness import OWNER, LocalHarness
 

@@ -18,13 +18,14 @@ import pytest
 
 from manila_backup.exception import InvalidShare, ShareBusy, ShareNotFound, TransientError
 from manila_backup.share.local import files
+from manila_backup.share.local.changes import BUSY_TASK_STATES, resized
 from manila_backup.share.local.records import (
     LocalAccessRule,
     LocalShare,
     RecordDamaged,
     ShareMark,
 )
-from manila_backup.share.local.store import BUSY_TASK_STATES, LocalShareStore, resized
+from manila_backup.share.local.store import LocalShareStore
 from manila_backup.types import AccessLevel
 from tests.share.killing import each_kill
 

@@ -18,8 +18,8 @@ from manila_backup.api.route import Action, Route, RouteTable
 from manila_backup.exception import Invalid, InvalidShare, ShareBusy
 from manila_backup.policies import shares as policies
 from manila_backup.share.local.access import with_tenant_rule, without_tenant_rule
+from manila_backup.share.local.changes import refuse_task, resized
 from manila_backup.share.local.records import LocalAccessRule, LocalShare, ShareMark
-from manila_backup.share.local.store import refuse_task, resized
 from manila_backup.types import AccessLevel
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from oslo_config import cfg
@@ -19,26 +18,12 @@ from manila_backup.exception import (
     TransientError,
 )
 from manila_backup.share.local.access import with_service_rule, without_service_rule
+from manila_backup.share.local.changes import as_seen, marked, unmarked
 from manila_backup.share.local.options import GROUP
 from manila_backup.share.local.records import LocalAccessRule, LocalShare, ShareMark
 from manila_backup.share.local.snapshots import LocalSnapshots
-from manila_backup.share.local.store import LocalShareStore, refuse_task
+from manila_backup.share.local.store import LocalShareStore
 from manila_backup.types import AccessLevel, Grant, Mount, Share
-
-HELD_STATUSES = frozenset(
-    {
-        "creating",
-        "deleting",
-        "error_deleting",
-        "extending",
-        "shrinking",
-        "reverting",
-        "migrating",
-        "migrating_to",
-        "server_migrating",
-    }
-)
-"""Statuses that mean that something else is being done, or was half done, with the share."""
 
 
 class LocalShareProvider:
@@ -66,35 +51,15 @@ class LocalShareProvider:
     def get(self, context: RequestContext, share_id: str) -> Share:
         with _transient():
             share = self._store.get(share_id)
-        if not (context.is_admin or share.is_public or share.project_id == context.project_id):
-            raise ShareNotFound(share_id=share_id)
-        return Share(
-            id=share.id,
-            project_id=share.project_id,
-            name=share.name,
-            status=share.status,
-            task_state=share.task_state,
-            share_proto=share.share_proto,
-            size_gib=share.size_gib,
-            is_public=share.is_public,
-            has_snapshots=bool(self._store.snapshot_ids(share_id)),
-            availability_zone=share.availability_zone,
-        )
+        has_snapshots = bool(self._store.snapshot_ids(share_id))
+        return as_seen(share, context, has_snapshots=has_snapshots)
 
     def mark(self, share: Share, operation_id: str, status: str) -> None:
         wanted = ShareMark(operation_id=operation_id, status=status)
 
         def set_mark(current: LocalShare) -> LocalShare:
-            if current.mark is not None and current.mark.operation_id == operation_id:
-                return replace(current, mark=wanted)
-            if current.mark is not None:
-                reason = f"operation {current.mark.operation_id} holds it"
-                raise ShareBusy(share_id=current.id, reason=reason)
-            if current.status in HELD_STATUSES:
-                raise ShareBusy(share_id=current.id, reason=f"its status is {current.status}")
-            refuse_task(current)
             self._refuse_while_snapshot_is_taken(current)
-            return replace(current, mark=wanted)
+            return marked(current, wanted)
 
         with _transient():
             self._store.update(share.id, set_mark, touch=False)
@@ -109,13 +74,8 @@ class LocalShareProvider:
                     raise ShareBusy(share_id=share.id, reason=reason)
 
     def unmark(self, share_id: str, operation_id: str) -> None:
-        def take_off(current: LocalShare) -> LocalShare:
-            if current.mark is None or current.mark.operation_id != operation_id:
-                return current
-            return replace(current, mark=None)
-
         with _transient(), suppress(ShareNotFound):
-            self._store.update(share_id, take_off, touch=False)
+            self._store.update(share_id, lambda share: unmarked(share, operation_id), touch=False)
 
     def grant(self, share: Share, address: str, level: AccessLevel) -> Grant:
         found: list[LocalAccessRule] = []

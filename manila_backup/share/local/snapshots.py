@@ -18,6 +18,7 @@ from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.tree import copy_tree
 from manila_backup.exception import Invalid, OperationError, ShareSnapshotNotFound
 from manila_backup.share.local import files
+from manila_backup.share.local.changes import refuse_unless_available
 from manila_backup.share.local.records import (
     LocalSnapshot,
     RecordDamaged,
@@ -25,7 +26,7 @@ from manila_backup.share.local.records import (
     is_uuid,
     load_snapshot,
 )
-from manila_backup.share.local.store import LocalShareStore, refuse_unless_available
+from manila_backup.share.local.store import LocalShareStore
 
 LOG = logging.getLogger(__name__)
 

@@ -29,14 +29,9 @@ from pathlib import Path
 
 from oslo_concurrency import lockutils
 
-from manila_backup.exception import (
-    Invalid,
-    InvalidShare,
-    ShareBusy,
-    ShareNotFound,
-    TransientError,
-)
+from manila_backup.exception import ShareNotFound, TransientError
 from manila_backup.share.local import files
+from manila_backup.share.local.changes import being_removed
 from manila_backup.share.local.records import (
     LocalShare,
     RecordDamaged,
@@ -51,22 +46,6 @@ STORE_DOCUMENT = "store.json"
 SHARE_DOCUMENT = "share.json"
 TREE = "tree"
 SNAPSHOTS = "snapshots"
-
-DELETABLE_STATUSES = frozenset({"available", "error", "inactive"})
-BUSY_TASK_STATES = frozenset(
-    {
-        "migration_starting",
-        "migration_in_progress",
-        "migration_completing",
-        "migration_driver_starting",
-        "migration_driver_in_progress",
-        "migration_driver_phase1_done",
-        "data_copying_starting",
-        "data_copying_in_progress",
-        "data_copying_completing",
-        "data_copying_completed",
-    }
-)
 
 
 def utc_now() -> datetime:
@@ -115,6 +94,10 @@ class LocalShareStore:
     def tree(self, share_id: str) -> Path:
         """The directory with the share's content."""
         return self.directory(share_id) / TREE
+
+    def location(self, share_id: str) -> str:
+        """What clients are told of where the share is."""
+        return str(self.tree(share_id))
 
     # --- shares -----------------------------------------------------------------------------------
 
@@ -198,20 +181,12 @@ class LocalShareStore:
     def begin_delete(self, share_id: str, *, force: bool = False) -> LocalShare:
         """Announce the deletion; :meth:`finish_delete` does it, or the next start of the store.
 
-        ``force`` passes over the status, never over an operation or task that holds the share.
-        :raises InvalidShare: the status does not allow it, or there are snapshots.
-        :raises ShareBusy: a backup operation or a task of the share holds it.
+        Refused as :func:`~manila_backup.share.local.changes.being_removed` says.
         """
 
         def announce(share: LocalShare) -> LocalShare:
-            if share.mark is not None:
-                raise InvalidShare(reason=f"its status is {share.mark.status}.")
-            if not force and share.status not in DELETABLE_STATUSES:
-                raise InvalidShare(reason=f"its status is {share.status}.")
-            if self.snapshot_ids(share_id):
-                raise InvalidShare(reason="it still has snapshots.")
-            refuse_task(share)
-            return replace(share, status="deleting", removing=True)
+            has_snapshots = bool(self.snapshot_ids(share_id))
+            return being_removed(share, force=force, has_snapshots=has_snapshots)
 
         return self.update(share_id, announce)
 
@@ -268,33 +243,3 @@ class LocalShareStore:
         except FileNotFoundError:
             return ()
         return tuple(sorted(name for name in names if is_uuid(name)))
-
-
-def refuse_task(share: LocalShare) -> None:
-    """:raises ShareBusy: a task of the share itself is under way."""
-    if share.task_state in BUSY_TASK_STATES:
-        raise ShareBusy(share_id=share.id, reason=f"its task state is {share.task_state}.")
-
-
-def refuse_unless_available(share: LocalShare) -> None:
-    """Refuse a change of an unavailable share: the way of resizing and of taking snapshots.
-
-    :raises InvalidShare: its status is another, or a backup operation holds it.
-    :raises ShareBusy: a task of the share is under way.
-    """
-    status = share.status if share.mark is None else share.mark.status
-    if status != "available":
-        raise InvalidShare(reason=f"its status is {status}, it must be available.")
-    refuse_task(share)
-
-
-def resized(share: LocalShare, size_gib: int) -> LocalShare:
-    """``share`` with another size, for :meth:`LocalShareStore.update`.
-
-    :raises InvalidShare: as :func:`refuse_unless_available`.
-    :raises Invalid: the size is not one.
-    """
-    refuse_unless_available(share)
-    if size_gib < 1:
-        raise Invalid(reason=f"The size of a share must be positive, not {size_gib}.")
-    return replace(share, size_gib=size_gib)
