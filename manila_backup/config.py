@@ -15,6 +15,7 @@ from manila_backup.data import node
 from manila_backup.quota import options as quota_options
 from manila_backup.share.local import options as local_options
 from manila_backup.share.manila import options as manila_options
+from manila_backup.share.nfs_ssh import options as nfs_ssh_options
 
 PROJECT = "manila-backup"
 
@@ -39,6 +40,7 @@ def _registered_opts() -> list[tuple[str | None, list[cfg.Opt]]]:
         (api_options.GROUP, list(api_options.OPTS)),
         (gateway_options.GROUP, list(gateway_options.OPTS)),
         (local_options.GROUP, list(local_options.OPTS)),
+        (nfs_ssh_options.GROUP, list(nfs_ssh_options.OPTS)),
     ]
 
 

@@ -24,9 +24,9 @@ esac
 # Servers and file systems that tests start, and a compiler for the native part.
 packages=(
     acl apache2 attr btrfs-progs curl e2fsprogs fpart gcc haproxy libc6-dev libfuse3-dev
-    mariadb-client-core mariadb-server-core mount nfs-kernel-server nginx-light pkg-config
-    postgresql procps python3-dev rabbitmq-server rsync shellcheck sudo systemd tar util-linux
-    xfsprogs
+    mariadb-client-core mariadb-server-core mount nfs-kernel-server nginx-light
+    openssh-client openssh-server pkg-config postgresql procps python3-dev rabbitmq-server rsync
+    shellcheck sudo systemd tar util-linux xfsprogs
 )
 
 debian_packages() {

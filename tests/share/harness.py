@@ -37,6 +37,8 @@ class ProviderHarness(Protocol):
     stranger: RequestContext
     """Of another project."""
     admin: RequestContext
+    takes_snapshots: bool
+    """Whether the provider's shares can have snapshots at all."""
 
     def create_share(self, *, is_public: bool = False, size_gib: int = 1) -> str:
         """A new available share of the owner's project; its id."""
@@ -79,6 +81,7 @@ class LocalHarness:
     """The local provider over a store in a temporary directory."""
 
     owner, stranger, admin = OWNER, STRANGER, ADMIN
+    takes_snapshots = True
 
     def __init__(self, root: Path) -> None:
         self.store = LocalShareStore(root)

@@ -52,6 +52,8 @@ def configured(keystone: Keystone, url: str, **options: Any) -> cfg.ConfigOpts:
 class ManilaHarness:
     """Manila is reached through ``relay``, where requests can be made to fail."""
 
+    takes_snapshots = True
+
     def __init__(self, cloud: Cloud, relay: Relay, **options: Any) -> None:
         self.cloud = cloud
         self.relay = relay
