@@ -22,6 +22,8 @@ from tests.support.ports import free_port
 from tests.support.servers import Server
 
 DEADLINE_S = 20
+USER = "storage-admin"
+"""Another than root, who may do everything through sudo."""
 
 # sudo keeps its state below /run, and sshd wants a directory there.
 NAMESPACE = """\
@@ -32,6 +34,9 @@ mount --bind "$1/nfs" /var/lib/nfs
 mount -t tmpfs -o mode=0755 none /run
 # What root's shell would run first, with each command.
 [ ! -e ~root/.bashrc ] || mount --bind /dev/null ~root/.bashrc
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/shadow" /etc/shadow
+mount --bind "$1/sudoers.d" /etc/sudoers.d
 mkdir -m 0755 /run/sshd
 exec /usr/sbin/sshd -D -e -f "$1/sshd_config"
 """
@@ -108,8 +113,18 @@ class SshServer(Server):
         return SshSettings(**{**values, **changes})
 
     def _set_up(self) -> None:
-        for name in ("exports.d", "nfs", "srv"):
+        self._directory.chmod(0o755)
+        for name in ("exports.d", "nfs", "srv", "sudoers.d"):
             (self._directory / name).mkdir()
+        users = Path("/etc/passwd").read_text() + f"{USER}:x:64998:65534::/:/bin/sh\n"
+        (self._directory / "passwd").write_text(users)
+        # Nobody has a password in there.
+        shadow = self._directory / "shadow"
+        shadow.touch(mode=0o600)
+        shadow.write_text("".join(f"{name}:*:19000:0:99999:7:::\n" for name in ("root", USER)))
+        sudoers = self._directory / "sudoers.d" / USER
+        sudoers.write_text(f"{USER} ALL=(root) NOPASSWD: ALL\n")
+        sudoers.chmod(0o440)
         (self._directory / "nfs" / "etab").touch()
         for name in ("host_key", "user_key"):
             make_key(self._directory / name)

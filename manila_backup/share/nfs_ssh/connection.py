@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -21,6 +22,9 @@ GRACE_S = 5.0
 """A command that takes too long is killed there first, so that the answer still arrives."""
 
 ENVIRONMENT = ("env", "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+
+TOO_LATE = 124
+"""The status of timeout(1) when it had to end the command."""
 
 NO_STATUS = -1
 """What paramiko says when the connection, or a signal, has ended the command."""
@@ -71,6 +75,9 @@ class Connection:
         if transport is None:
             raise ServerAway(host=settings.host, reason="the connection was lost")
         transport.set_keepalive(KEEPALIVE_S)
+        # Otherwise each command waits 40 ms for a delayed acknowledgement.
+        if isinstance(transport.sock, socket.socket):
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._transport = transport
 
     @property
@@ -85,7 +92,8 @@ class Connection:
         """Run a command to its end, with ``sent`` as its standard input.
 
         :raises NoChannel: the connection is gone; the command was not run.
-        :raises ServerAway: it was lost meanwhile, or the command took longer than ``timeout_s``.
+        :raises ServerAway: it was lost meanwhile, or the command took longer than ``timeout_s``;
+            what still runs there then is ended by timeout(1).
         """
         # A whole number: not every timeout(1) takes another.
         limit = ("timeout", f"--kill-after={GRACE_S:g}", f"{max(1, round(timeout_s))}")
@@ -105,8 +113,13 @@ class Connection:
             err = b"".join(iter(lambda: channel.recv_stderr(1 << 16), b""))
             status = channel.recv_exit_status()
         if status == NO_STATUS and not self.is_open:
-            raise ServerAway(host=self._settings.host, reason="the connection was lost")
+            raise self._away("the connection was lost")
+        if status == TOO_LATE:
+            raise self._away(f"{argv[0]} did not end within {timeout_s:g} s")
         return Answer(status=status, out=out, err=err)
+
+    def _away(self, reason: str) -> ServerAway:
+        return ServerAway(host=self._settings.host, reason=reason)
 
     @contextmanager
     def _lost(self, timeout_s: float) -> Iterator[None]:
@@ -116,15 +129,13 @@ class Connection:
         try:
             yield
         except (paramiko.SSHException, OSError, EOFError) as exc:
-            reason = f"the connection was lost: {_said(exc)}"
-            raise ServerAway(host=self._settings.host, reason=reason) from exc
+            raise self._away(f"the connection was lost: {_said(exc)}") from exc
         finally:
             late = watch.finished.is_set()
             watch.cancel()
             watch.join()
             if late:
-                reason = f"a command did not end within {timeout_s:g} s"
-                raise ServerAway(host=self._settings.host, reason=reason)
+                raise self._away(f"no answer within {timeout_s:g} s")
 
 
 def _connected(settings: SshSettings) -> paramiko.SSHClient:
@@ -182,13 +193,17 @@ def _explained(settings: SshSettings) -> Iterator[None]:
         reason = f"a file of options known_hosts_file or key_files of [{GROUP}] is not there: {exc}"
         raise ServerAway(host=settings.host, reason=reason) from exc
     except (paramiko.SSHException, OSError, EOFError, ValueError) as exc:
-        known = "not found in known_hosts" not in str(exc)
-        reason = (
-            f"no connection to port {settings.port}: {_said(exc)}"
-            if known
-            else f"its host key is not in the file of option known_hosts_file of [{GROUP}]"
-        )
-        raise ServerAway(host=settings.host, reason=reason) from exc
+        raise ServerAway(host=settings.host, reason=_why(exc, settings)) from exc
+
+
+def _why(error: Exception, settings: SshSettings) -> str:
+    said = _said(error)
+    # Two that paramiko tells apart by its words only.
+    if "not found in known_hosts" in said:
+        return f"its host key is not in the file of option known_hosts_file of [{GROUP}]"
+    if "No authentication methods" in said:
+        return f"there is no key to show it: options key_files and use_agent of [{GROUP}]"
+    return f"no connection to port {settings.port}: {said}"
 
 
 def _said(error: BaseException) -> str:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may mount what: entries of exportfs, one by one, and the files that make them outlive it.
 
-Each client of each share has a file of its own, so nobody writes what another has to read first,
-and only its own entry is put into force or out of force: ``exportfs -r`` would also undo what the
-administrator has exported by hand. The file is there before the entry and goes after it; so what is
-in force and has no file is somebody else's, whenever we are killed.
+Each client of each share has a file of its own, and only its own entry is put into force or out of
+force: ``exportfs -r`` would also undo what the administrator has exported by hand. The file is
+there before the entry and goes after it, both under one lock that a process on the server holds for
+that time; so what is in force and has no file is somebody else's, whoever else is at work there and
+whenever we are killed.
 """
 
 from __future__ import annotations
@@ -13,12 +14,52 @@ from dataclasses import dataclass
 
 from manila_backup.exception import TransientError
 from manila_backup.share.nfs_ssh.clients import client_of_part, file_part, with_path
-from manila_backup.share.nfs_ssh.documents import ANY, Documents
+from manila_backup.share.nfs_ssh.documents import LOCK_S, Documents
 from manila_backup.share.nfs_ssh.server import CommandFailed, Server
 from manila_backup.types import AccessLevel
 
 PREFIX = "manila-backup-"
 SUFFIX = ".exports"
+
+STILL_IN_FORCE = 76
+
+# Arguments: directory, name, line of the file, options, client with path. Says what is in force.
+GIVE = f"""\
+set -eu
+umask 022
+mkdir -p -- "$1"
+cd -- "$1"
+exec 9<.
+flock -w {LOCK_S} 9
+new=".$2.$$.new"
+trap 'rm -f -- "$new"' EXIT
+printf '%s\\n' "$3" >"$new"
+sync -- "$new"
+mv -f -T -- "$new" "$2"
+sync -- .
+exportfs -o "$4" -- "$5"
+exportfs -s
+"""
+
+# Arguments: directory, name, path, client, client with path. What has no file is not ours.
+TAKE = f"""\
+set -eu
+mkdir -p -- "$1"
+cd -- "$1"
+exec 9<.
+flock -w {LOCK_S} 9
+[ -e "$2" ] || exit 0
+# Fails if there is none; the table tells.
+exportfs -u -- "$5" || :
+table=$(exportfs -s)
+printf '%s\\n' "$table" | while read -r path entry; do
+    if [ "$path" = "$3" ]; then
+        case $entry in "$4("*) exit {STILL_IN_FORCE} ;; esac
+    fi
+done
+rm -f -- "$2"
+sync -- .
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,20 +82,11 @@ class Exports:
 
     def in_force(self, path: str) -> dict[str, Entry]:
         """Client -> entry, for the directory ``path`` alone."""
-        shown = self._server.run(["exportfs", "-s"]).out.decode(errors="replace")
-        found: dict[str, Entry] = {}
-        for line in shown.splitlines():
-            directory, _, rest = line.partition(" ")
-            client, _, options = rest.strip().partition("(")
-            if directory == path:
-                said = frozenset(options.rstrip(")").split(","))
-                level = AccessLevel.RW if "rw" in said else AccessLevel.RO
-                found[client] = Entry(level=level, options=said)
-        return found
+        return _entries(self._server.run(["exportfs", "-s"]).out, path)
 
     def foreign(self, share_id: str, path: str, client: str) -> Entry | None:
         """What the administrator has given to the client by himself."""
-        if self._is_ours(share_id, client):
+        if client in self.clients(share_id):
             return None
         return self.in_force(path).get(client)
 
@@ -64,14 +96,9 @@ class Exports:
         :raises TransientError: it is not, or not known to be, in force.
         """
         options = ",".join((level.value, *self._options))
-        line = f"{path} {client}({options})\n"
-        try:
-            self._files.replace(_file(share_id, client), line.encode(), old=ANY)
-        except CommandFailed:
-            self._files.make_directory("0755")
-            self._files.replace(_file(share_id, client), line.encode(), old=ANY)
-        self._server.run(["exportfs", "-o", options, "--", with_path(client, path)])
-        entry = self.in_force(path).get(client)
+        file = [self._files.directory, _file(share_id, client), f"{path} {client}({options})"]
+        argv = ["sh", "-c", GIVE, "give", *file, options, with_path(client, path)]
+        entry = _entries(self._server.run(argv).out, path).get(client)
         if entry is None or entry.level != level:
             raise TransientError(reason=f"exportfs -s does not show {level} for {client}")
 
@@ -80,14 +107,10 @@ class Exports:
 
         :raises TransientError: it is still, or may still be, in force.
         """
-        if not self._is_ours(share_id, client):
-            return
-        if client in self.in_force(path):
-            # Somebody may be quicker; the next look tells.
-            self._server.run(["exportfs", "-u", "--", with_path(client, path)], expected=(0, 1))
-            if client in self.in_force(path):
-                raise TransientError(reason=f"exportfs -s still shows {client}")
-        self._files.remove(_file(share_id, client))
+        file = [self._files.directory, _file(share_id, client)]
+        argv = ["sh", "-c", TAKE, "take", *file, path, client, with_path(client, path)]
+        if self._server.run(argv, expected=(0, STILL_IN_FORCE)).status == STILL_IN_FORCE:
+            raise TransientError(reason=f"exportfs -s still shows {client}")
 
     def clients(self, share_id: str) -> list[str]:
         """To whom we gave anything of the share, or were about to."""
@@ -103,8 +126,18 @@ class Exports:
             if name.startswith(start) and name.endswith(SUFFIX)
         ]
 
-    def _is_ours(self, share_id: str, client: str) -> bool:
-        return client in self.clients(share_id)
+
+def _entries(table: bytes, path: str) -> dict[str, Entry]:
+    """Those of one directory in what ``exportfs -s`` says."""
+    found: dict[str, Entry] = {}
+    for line in table.decode(errors="replace").splitlines():
+        directory, _, rest = line.partition(" ")
+        client, _, options = rest.strip().partition("(")
+        if directory == path:
+            said = frozenset(options.rstrip(")").split(","))
+            level = AccessLevel.RW if "rw" in said else AccessLevel.RO
+            found[client] = Entry(level=level, options=said)
+    return found
 
 
 def _file(share_id: str, client: str) -> str:
