@@ -50,10 +50,10 @@ def build_from_conf(conf: cfg.ConfigOpts) -> WSGIApplication:
 
 
 def _local_routes(provider: ShareProvider, database: Database) -> RouteTable:
-    """Only the local provider's shares have no API of their own elsewhere."""
-    from manila_backup.share.local.provider import LocalShareProvider
+    """For shares that have no API of their own elsewhere."""
+    from manila_backup.share.stores import KeepsShares
 
-    if not isinstance(provider, LocalShareProvider):
+    if not isinstance(provider, KeepsShares):
         return ()
     from manila_backup.api.local.routes import local_routes
 

@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="listen on an address that others can reach, although nobody is asked who they are: "
         "everyone who reaches the port can read, overwrite and delete all shares and backups",
+    )
+    found.add_argument(
+        "--nfs-ssh",
+        metavar="FILE",
+        help="shares are those of the NFS server that group [nfs_ssh] of this configuration file "
+        "names, and not directories of this machine; needs root, and data_node_address in it",
     )
     found.add_argument("--debug", action="store_true", help="log more")
     return found
@@ -147,16 +153,66 @@ def can_bind_mount(directory: str) -> bool:
             return False
 
 
-def write_config(state: State, host: str, *, bind: bool) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Where they come from: the values of [DEFAULT] and a group of the provider's own."""
+
+    provider: str
+    node_address: str
+    group: Mapping[str, str]
+
+    def section(self) -> str:
+        lines = (f"{name} = {value}" for name, value in self.group.items())
+        return "\n".join((f"[{self.provider}]", *lines))
+
+
+def local_shares(state: State, *, bind: bool) -> Shares:
+    """Directories of this machine."""
+    group = {"shares_directory": str(state.shares), "bind_mounts": str(bind).lower()}
+    return Shares(provider="local", node_address="127.0.0.1", group=group)
+
+
+def nfs_ssh_shares(path: str, *, bind: bool) -> Shares:
+    """Those of an NFS server.
+
+    :raises StartError: the file cannot be read or does not suffice, or nothing can be mounted.
+    """
+    from manila_backup.share.nfs_ssh.options import GROUP, settings_from_conf
+
+    if not bind:
+        raise StartError("--nfs-ssh needs the right to mount: run it as root")
+    try:
+        conf = config.load([], files=[path])
+        settings_from_conf(conf)
+    except (cfg.Error, ValueError) as error:
+        raise StartError(f"--nfs-ssh {path}: {error}") from error
+    # Its default is a loopback address: right for a server on this machine, if somebody says so.
+    if not conf.get_location("data_node_address").location.is_user_controlled:
+        raise StartError(
+            f"--nfs-ssh {path}: option data_node_address is required: the address under which the "
+            "NFS server sees this machine"
+        )
+    values = {name: value for name, value in conf[GROUP].items() if value is not None}
+    group = {name: _written(value) for name, value in values.items()}
+    return Shares(provider=GROUP, node_address=conf.data_node_address, group=group)
+
+
+def _written(value: object) -> str:
+    """As a configuration file has it."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.replace("$", "$$")
+
+
+def write_config(state: State, host: str, *, bind: bool, shares: Shares) -> None:
     """Write down what this start uses, so that ``manila-backup-manage`` finds the same."""
     listen = "*" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
     text = f"""\
 # Written by manila-backup-standalone at each start; changes are lost.
 [DEFAULT]
 host = standalone
-share_provider = local
+share_provider = {shares.provider}
 use_bus = false
-data_node_address = 127.0.0.1
+data_node_address = {shares.node_address}
 mount_directory = {state.mounts}
 backup_mount_proto = {"bind" if bind else "path"}
 backup_mount_export = {state.backup_share}
@@ -167,9 +223,7 @@ reaper_interval_s = 30
 [database]
 connection = sqlite:///{state.database}
 
-[local]
-shares_directory = {state.shares}
-bind_mounts = {str(bind).lower()}
+{shares.section()}
 
 [api]
 auth_strategy = noauth
@@ -188,10 +242,10 @@ def build_application(conf: cfg.ConfigOpts, node: Node, data: DataService) -> WS
     from manila_backup.api.options import settings_from_conf
     from manila_backup.data.rpcapi import InProcessWaker
     from manila_backup.data.store import manifest_exists
-    from manila_backup.share.local.provider import LocalShareProvider
+    from manila_backup.share.stores import KeepsShares
 
-    if not isinstance(node.provider, LocalShareProvider):
-        raise TypeError("the standalone service has local shares only")
+    if not isinstance(node.provider, KeepsShares):
+        raise TypeError("the standalone service needs shares without an API of their own")
     return build_app(
         settings_from_conf(conf, driver=node.settings.driver),
         node.database,
@@ -241,14 +295,18 @@ def _warn(host: str, *, bind: bool) -> None:
         LOG.info("No bind mounts here: the shares' directories are used where they are.")
 
 
-def serve(state: State, host: str, port: int, *, debug: bool) -> None:
-    """Run until a signal comes."""
+def serve(state: State, host: str, port: int, *, nfs_ssh: str | None, debug: bool) -> None:
+    """Run until a signal comes.
+
+    :param nfs_ssh: the file of the option of that name.
+    """
     from manila_backup import service
     from manila_backup.db import migration
 
     signals = _Signals()
     bind = can_bind_mount(str(state.mounts))
-    write_config(state, host, bind=bind)
+    shares = nfs_ssh_shares(nfs_ssh, bind=bind) if nfs_ssh else local_shares(state, bind=bind)
+    write_config(state, host, bind=bind, shares=shares)
     conf = config.load(["--debug"] if debug else [], files=[str(state.config)])
     config.set_up_logging(conf)
     _warn(host, bind=bind)
@@ -284,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         state.prepare()
         with state.owned():
-            serve(state, found.host, found.port, debug=found.debug)
+            serve(state, found.host, found.port, nfs_ssh=found.nfs_ssh, debug=found.debug)
     except StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -54,6 +54,13 @@ class ShareStore(Protocol):
         """Do what was announced. Idempotent."""
         ...
 
+    def resume(self) -> None:
+        """Finish what processes that are gone have left announced. Idempotent; takes its time.
+
+        :raises TransientError: the store is away.
+        """
+        ...
+
 
 class SnapshotStore(Protocol):
     """Snapshots of the same shares; see :class:`~manila_backup.share.local.snapshots`."""

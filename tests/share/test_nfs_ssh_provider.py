@@ -4,6 +4,7 @@ and the server's administrator make of it. Over Debian's sshd and exportfs."""
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -190,6 +191,36 @@ class TestOnTheServer:
                 ask()
         with pytest.raises(GrantFailed, match=MARKER):
             harness.provider.revoke(intent(share))
+
+    def test_a_revocation_is_certain_or_raises(
+        self, sshd: SshServer, harness: NfsSshHarness, share: Share, tmp_path: Path
+    ) -> None:
+        grant = harness.provider.grant(share, NODE, RW)
+        # An exportfs that says it has done it, and has not.
+        shutil.copy2("/usr/sbin/exportfs", tmp_path / "real")
+        broken = tmp_path / "exportfs"
+        broken.write_text(f'#!/bin/sh\n[ "$1" = -u ] || exec {tmp_path}/real "$@"\n')
+        broken.chmod(0o755)
+        sshd.as_administrator("mount", "--bind", str(broken), "/usr/sbin/exportfs")
+        with pytest.raises(GrantFailed, match="still shows"):
+            harness.provider.revoke(grant)
+        assert harness.live(share.id) == harness.after_reboot(share.id) == {(NODE, "rw")}
+        sshd.as_administrator("umount", "/usr/sbin/exportfs")
+        harness.provider.revoke(grant)
+        assert nothing_is_left(sshd, harness, share)
+
+    def test_a_grant_works_or_raises(
+        self, sshd: SshServer, harness: NfsSshHarness, share: Share, tmp_path: Path
+    ) -> None:
+        shutil.copy2("/usr/sbin/exportfs", tmp_path / "real")
+        broken = tmp_path / "exportfs"
+        broken.write_text(f'#!/bin/sh\n[ "$1" = -o ] || exec {tmp_path}/real "$@"\n')
+        broken.chmod(0o755)
+        sshd.as_administrator("mount", "--bind", str(broken), "/usr/sbin/exportfs")
+        with pytest.raises(GrantFailed, match=f"does not show rw for {NODE}"):
+            harness.provider.grant(share, NODE, RW)
+        harness.provider.revoke(intent(share))
+        assert nothing_is_left(sshd, harness, share)
 
 
 class TestHostileWords:

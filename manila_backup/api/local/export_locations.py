@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/shares/{id}/export_locations``: the directory that the share is."""
+"""``/shares/{id}/export_locations``: the directory that the share is, or what clients mount."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ExportLocations:
     def _view(self, request: ApiRequest, share: LocalShare) -> dict[str, Any]:
         shown: dict[str, Any] = {
             "id": location_id(share.id),
-            "path": str(self._local.store.tree(share.id)),
+            "path": self._local.store.location(share.id),
             "preferred": True,
             "created_at": share.created_at,
             "updated_at": None,

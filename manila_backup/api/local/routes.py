@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from oslo_log import log as logging
+
 from manila_backup.api.local import projects, types
 from manila_backup.api.local.access import AccessRules
 from manila_backup.api.local.export_locations import ExportLocations
@@ -12,7 +14,10 @@ from manila_backup.api.local.shares import Shares
 from manila_backup.api.local.snapshots import Snapshots
 from manila_backup.api.route import RouteTable
 from manila_backup.db.engine import Database
-from manila_backup.share.local.provider import LocalShareProvider
+from manila_backup.exception import TransientError
+from manila_backup.share.stores import KeepsShares, ShareStore
+
+LOG = logging.getLogger(__name__)
 
 
 def build_routes(local: LocalShares) -> RouteTable:
@@ -28,6 +33,16 @@ def build_routes(local: LocalShares) -> RouteTable:
     )
 
 
-def local_routes(provider: LocalShareProvider, database: Database) -> RouteTable:
-    """The routes over a provider's shares, slow work in the background."""
-    return build_routes(over_database(provider.store, database, BackgroundThreads()))
+def local_routes(provider: KeepsShares, database: Database) -> RouteTable:
+    """The routes over a provider's shares, slow work in the background; what earlier processes
+    have left of it is taken up."""
+    background = BackgroundThreads()
+    background(lambda: _resume(provider.store))
+    return build_routes(over_database(provider, database, background))
+
+
+def _resume(store: ShareStore) -> None:
+    try:
+        store.resume()
+    except TransientError as exc:
+        LOG.warning("Deletions that were left unfinished wait for the next start: %s", exc)

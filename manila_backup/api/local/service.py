@@ -15,8 +15,7 @@ from manila_backup.db import busy_shares
 from manila_backup.db.engine import Database
 from manila_backup.exception import ShareNotFound
 from manila_backup.share.local.records import LocalShare
-from manila_backup.share.local.snapshots import LocalSnapshots
-from manila_backup.share.local.store import LocalShareStore
+from manila_backup.share.stores import KeepsShares, ShareStore, SnapshotStore
 from manila_backup.states import ShareStatus
 
 LOG = logging.getLogger(__name__)
@@ -71,8 +70,8 @@ class LocalShares:
     ``background`` runs a job some time, at once in tests.
     """
 
-    store: LocalShareStore
-    snapshots: LocalSnapshots
+    store: ShareStore
+    snapshots: SnapshotStore
     busy: Callable[[Iterable[str]], Mapping[str, ShareStatus]]
     forget_failed_restore: Callable[[str], object]
     background: Callable[[Job], None]
@@ -112,9 +111,9 @@ class LocalShares:
 
 
 def over_database(
-    store: LocalShareStore, database: Database, background: Callable[[Job], None]
+    provider: KeepsShares, database: Database, background: Callable[[Job], None]
 ) -> LocalShares:
-    """As the standalone service has it."""
+    """Over a provider's own shares and the rows of this service."""
 
     def busy(share_ids: Iterable[str]) -> Mapping[str, ShareStatus]:
         wanted = set(share_ids)
@@ -126,8 +125,8 @@ def over_database(
         return {share_id: found[share_id] for share_id in wanted & found.keys()}
 
     return LocalShares(
-        store=store,
-        snapshots=LocalSnapshots(store),
+        store=provider.store,
+        snapshots=provider.snapshots,
         busy=busy,
         forget_failed_restore=lambda share_id: database.write(
             lambda session: busy_shares.reset(session, share_id)

@@ -241,8 +241,11 @@ class ShareActions:
 def _check_access_to(access_type: str, access_to: str) -> None:
     if access_type == "ip":
         try:
-            ipaddress.ip_network(access_to)
+            network = ipaddress.ip_network(access_to)
         except ValueError:
             raise Invalid(reason="access_to must be an IP address or network.") from None
+        # An interface's name behind an address could hold anything, and means nothing elsewhere.
+        if "%" in str(network):
+            raise Invalid(reason="access_to must be an address without an interface.")
     elif not access_to.isprintable():
         raise Invalid(reason="access_to must be printable.")

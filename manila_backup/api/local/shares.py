@@ -99,7 +99,7 @@ class Shares:
         return listing.ordered(found, query, value), statuses
 
     def _has_location(self, query: Mapping[str, Any], share: LocalShare) -> bool:
-        path, identity = str(self._local.store.tree(share.id)), location_id(share.id)
+        path, identity = self._local.store.location(share.id), location_id(share.id)
         return bool(
             query.get("export_location_path", path) == path
             and query.get("export_location_id", identity) == identity

@@ -48,6 +48,11 @@ class LocalShareProvider:
         """What the shares API works on."""
         return self._store
 
+    @property
+    def snapshots(self) -> LocalSnapshots:
+        """The same for snapshots."""
+        return LocalSnapshots(self._store)
+
     def get(self, context: RequestContext, share_id: str) -> Share:
         with _transient():
             share = self._store.get(share_id)

@@ -208,6 +208,9 @@ class LocalShareStore:
                 LOG.warning("Share %s could not be removed: %s", share_id, exc)
                 self._fail_delete(share_id)
 
+    def resume(self) -> None:
+        """Nothing: what a kill has left is put right when the store is opened."""
+
     def drop_empty(self, directory: Path) -> None:
         """Remove a share's directory that has no content (any more). The caller holds the lock.
 

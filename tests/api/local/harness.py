@@ -42,7 +42,7 @@ class SharesApi:
         self.api = api
         self.store = api.store
         self.later = Later()
-        self.local = over_database(api.store, api.database, self.later)
+        self.local = over_database(api.provider, api.database, self.later)
         self.routes: RouteTable = build_routes(self.local)
         self.app = build_app(
             api.settings, api.database, api.provider, api.waker, extra_routes=self.routes
