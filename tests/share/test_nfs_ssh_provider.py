@@ -262,28 +262,6 @@ class TestHostileWords:
         harness.remove_share(share.id)
         assert not (tmp_path / "made-by-a-shell").exists()
 
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"root": "/srv/a b"},
-            {"root": "/srv/$(id)"},
-            {"root": "srv"},
-            {"root": "/srv/../etc"},
-            {"root": "/srv/"},
-            {"exports_directory": "/etc/exports d"},
-            {"export_options": ("sync)",)},
-            {"export_options": ("rw",)},
-            {"export_options": ("a b",)},
-        ],
-        ids=str,
-    )
-    def test_options_that_exports_would_read_otherwise_are_refused(
-        self, changes: dict[str, str]
-    ) -> None:
-        name = next(iter(changes))
-        with pytest.raises(ValueError, match=f"option {name}"):
-            StoreSettings(**{"root": "/srv", "export_address": "nfs", **changes})
-
 
 class TestTenantsRules:
     def test_they_are_in_force_too(self, harness: NfsSshHarness, share: Share) -> None:
