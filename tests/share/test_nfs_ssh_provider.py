@@ -4,7 +4,9 @@ and the server's administrator make of it. Over Debian's sshd and exportfs."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -154,6 +156,26 @@ class TestOnTheServer:
         harness.store.begin_delete(share.id)
         harness.store.resume()
         assert [found.id for found in harness.store.shares()] == [other]
+
+    def test_what_the_killed_have_left_is_swept_up_when_it_is_old(
+        self, sshd: SshServer, harness: NfsSshHarness, share: Share
+    ) -> None:
+        records, trees = sshd.root / "records", sshd.root / "shares"
+        full, empty, fresh = (trees / str(uuid.uuid4()) for _ in range(3))
+        for tree in (full, empty, fresh):
+            tree.mkdir()
+        (full / "file").touch()
+        others = sshd.exports / ".somebody-else.new"
+        half = [records / ".x.json.77.new", sshd.exports / ".manila-backup-x.77.new"]
+        for path in (*half, others, records / ".y.json.78.new"):
+            path.touch()
+        an_hour_ago_s = time.time() - 3700
+        for path in (*half, others, full, empty, trees / share.id):
+            os.utime(path, (an_hour_ago_s, an_hour_ago_s))
+        harness.store.resume()
+        assert {path.name for path in trees.iterdir()} == {full.name, fresh.name, share.id}
+        assert [path.name for path in sshd.exports.iterdir()] == [others.name]
+        assert {path.name for path in records.iterdir()} == {f"{share.id}.json", ".y.json.78.new"}
 
     def test_what_cannot_be_removed_is_shown_and_tried_again(
         self, sshd: SshServer, harness: NfsSshHarness, share: Share

@@ -23,6 +23,9 @@ CHANGED_MEANWHILE = 75
 
 LOCK_S = 20
 
+ABANDONED_MIN = 60
+"""Minutes after which nobody is at work any more at what is not complete."""
+
 # Arguments: directory, name, sum of what is to be replaced, sum of what is sent, umask.
 REPLACE = f"""\
 set -eu
@@ -30,6 +33,7 @@ umask "$5"
 cd -- "$1"
 new=".$2.$$.new"
 trap 'rm -f -- "$new"' EXIT
+trap 'exit 1' HUP INT TERM
 cat >"$new"
 sum=$(sha256sum <"$new")
 [ "${{sum%% *}}" = "$4" ] || exit {DAMAGED_ON_ITS_WAY}
@@ -108,6 +112,12 @@ class Documents:
     def remove(self, name: str, *, old: str = ANY) -> bool:
         """Whether it was still ``old``, or not there any more. Durable."""
         return self._is_done(["sh", "-c", REMOVE, "remove", self.directory, name, old])
+
+    def sweep(self, start: str = "") -> None:
+        """Remove what writers that were killed an hour ago or before have left. Names begin with
+        ``start``."""
+        old = ["-name", f".{start}*.new", "-mmin", f"+{ABANDONED_MIN}"]
+        self._server.run(["find", self.directory, "-maxdepth", "1", *old, "-delete"])
 
     def _is_done(self, argv: list[str], sent: bytes = b"") -> bool:
         answer = self._server.run(argv, sent=sent, expected=(0, CHANGED_MEANWHILE))

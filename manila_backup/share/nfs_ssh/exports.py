@@ -33,6 +33,7 @@ exec 9<.
 flock -w {LOCK_S} 9
 new=".$2.$$.new"
 trap 'rm -f -- "$new"' EXIT
+trap 'exit 1' HUP INT TERM
 printf '%s\\n' "$3" >"$new"
 sync -- "$new"
 mv -f -T -- "$new" "$2"
@@ -125,6 +126,11 @@ class Exports:
             for name in names
             if name.startswith(start) and name.endswith(SUFFIX)
         ]
+
+    def sweep(self) -> None:
+        """As :meth:`Documents.sweep`; only what is ours."""
+        self._files.make_directory("0755")
+        self._files.sweep(PREFIX)
 
 
 def _entries(table: bytes, path: str) -> dict[str, Entry]:

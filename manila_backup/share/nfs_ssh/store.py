@@ -35,7 +35,7 @@ from manila_backup.share.local.records import (
     load_share,
 )
 from manila_backup.share.nfs_ssh.clients import clients_of, wanted_level
-from manila_backup.share.nfs_ssh.documents import ABSENT, Documents, digest
+from manila_backup.share.nfs_ssh.documents import ABANDONED_MIN, ABSENT, Documents, digest
 from manila_backup.share.nfs_ssh.exports import Entry, Exports
 from manila_backup.share.nfs_ssh.options import StoreSettings
 from manila_backup.share.nfs_ssh.server import CommandFailed, Server
@@ -319,13 +319,31 @@ class NfsSshStore:
                 self.update(share_id, lambda share: replace(share, status="error_deleting"))
 
     def resume(self) -> None:
-        """Finish the deletions that somebody has announced and not done. Idempotent.
+        """Finish the deletions that somebody has announced and not done, and remove what creations
+        and changes have left that were killed. Idempotent.
 
         :raises TransientError: the store is away.
         """
+        if RECORDS not in self._refuse_if_away():
+            return
         for share in self.shares():
             if share.removing:
                 self.finish_delete(share.id)
+        self._records.sweep()
+        self.exports.sweep()
+        self._sweep_trees()
+
+    def _sweep_trees(self) -> None:
+        """The directories that creations have made and no record for them: empty ones only."""
+        trees = f"{self._settings.root}/{SHARES}"
+        empty = ["-type", "d", "-empty", "-mmin", f"+{ABANDONED_MIN}", "-printf", r"%f\n"]
+        found = self._server.run(["find", trees, "-mindepth", "1", "-maxdepth", "1", *empty]).out
+        names = {name for name in found.decode(errors="replace").splitlines() if is_uuid(name)}
+        if names:
+            names -= {name.removesuffix(".json") for name in self._records.names()}
+        for name in names:
+            # Fails if it is not empty any more.
+            self._server.run(["rmdir", "--", f"{trees}/{name}"], expected=(0, 1))
 
 
 def _name(share_id: str) -> str:
