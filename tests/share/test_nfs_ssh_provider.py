@@ -17,7 +17,7 @@ import pytest
 
 from manila_backup.exception import GrantFailed, Invalid, ShareNotFound, TransientError
 from manila_backup.share.local.access import with_tenant_rule
-from manila_backup.share.local.records import LocalAccessRule, LocalShare, RecordDamaged
+from manila_backup.share.local.records import LocalAccessRule, LocalShare, RecordDamaged, dump_share
 from manila_backup.share.nfs_ssh.connection import Answer, Connection, ServerAway
 from manila_backup.share.nfs_ssh.exports import GIVE
 from manila_backup.share.nfs_ssh.options import SshSettings, StoreSettings
@@ -493,6 +493,31 @@ class TestKilled:
                 killed.store.close()
         assert 3 < number < 29
         assert nothing_is_left(sshd, harness, share)
+
+    def test_access_that_does_not_follow_the_rules_is_healed_at_start(
+        self, sshd: SshServer, harness: NfsSshHarness, share: Share
+    ) -> None:
+        tree = harness.store.tree(share.id)
+        kept = harness.create_share()
+        harness.add_rule(kept, "198.51.100.0/24", RO)
+        harness.add_rule(share.id, "2001:db8::/64", RO)
+        harness.add_rule(share.id, NODE, RW)
+        # Killed before it was in force, and before it was taken away; of a share that is gone, too.
+        without = replace(harness.store.get(share.id), access_rules=())
+        (sshd.root / "records" / f"{share.id}.json").write_bytes(dump_share(without))
+        gone = str(uuid.uuid4())
+        (sshd.root / "shares" / gone).mkdir()
+        harness.store.exports.give(gone, harness.store.tree(gone), "192.0.2.9", RO)
+        sshd.as_administrator("exportfs", "-u", "198.51.100.0/24:" + harness.store.tree(kept))
+        next(sshd.exports.glob(f"*{kept}*")).unlink()
+        sshd.as_administrator("exportfs", "-o", "ro,sync", f"203.0.113.9:{tree}")
+        harness.store.resume()
+        assert harness.in_force(kept) == {("198.51.100.0/24", "ro")}
+        assert [path.name for path in sshd.exports.iterdir()] == [
+            f"manila-backup-{kept}-198.51.100.0_24.exports"
+        ]
+        assert harness.live(gone) == set()
+        assert harness.live(share.id) == {("203.0.113.9", "ro")}
 
     def test_what_is_cut_off_on_its_way_changes_nothing(
         self, sshd: SshServer, harness: NfsSshHarness, share: Share

@@ -10,6 +10,7 @@ whenever we are killed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from manila_backup.exception import TransientError
@@ -20,6 +21,9 @@ from manila_backup.types import AccessLevel
 
 PREFIX = "manila-backup-"
 SUFFIX = ".exports"
+_NAME = re.compile(
+    re.escape(PREFIX) + r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-(.+)" + re.escape(SUFFIX)
+)
 
 STILL_IN_FORCE = 76
 
@@ -87,7 +91,7 @@ class Exports:
 
     def foreign(self, share_id: str, path: str, client: str) -> Entry | None:
         """What the administrator has given to the client by himself."""
-        if client in self.clients(share_id):
+        if client in self.given().get(share_id, ()):
             return None
         return self.in_force(path).get(client)
 
@@ -113,19 +117,17 @@ class Exports:
         if self._server.run(argv, expected=(0, STILL_IN_FORCE)).status == STILL_IN_FORCE:
             raise TransientError(reason=f"exportfs -s still shows {client}")
 
-    def clients(self, share_id: str) -> list[str]:
-        """To whom we gave anything of the share, or were about to."""
-        start = f"{PREFIX}{share_id}-"
+    def given(self) -> dict[str, set[str]]:
+        """Share id -> the clients to whom we gave anything of it, or were about to."""
         try:
             names = self._files.names()
         except CommandFailed:  # a server that has had no exports.d yet, or keeps ours in /run
             self._files.make_directory("0755")
             names = self._files.names()
-        return [
-            client_of_part(name.removeprefix(start).removesuffix(SUFFIX))
-            for name in names
-            if name.startswith(start) and name.endswith(SUFFIX)
-        ]
+        found: dict[str, set[str]] = {}
+        for match in filter(None, map(_NAME.fullmatch, names)):
+            found.setdefault(match[1], set()).add(client_of_part(match[2]))
+        return found
 
     def sweep(self) -> None:
         """As :meth:`Documents.sweep`; only what is ours."""

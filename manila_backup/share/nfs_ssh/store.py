@@ -20,7 +20,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -152,18 +152,14 @@ class NfsSshStore:
         tree = self.tree(share.id)
         self._refuse_if_away()
         self._records.make_directory("0700")
+        trees = f"{self._settings.root}/{SHARES}"
         # Clients come through here on their way, and see nothing.
-        self._server.run(["mkdir", "-p", "--mode=0711", "--", f"{self._settings.root}/{SHARES}"])
+        self._server.run(["mkdir", "-p", "--mode=0711", "--", trees])
         self._server.run(["mkdir", "--mode=0755", "--", tree])
-        try:
-            if not self._records.replace(_name(share.id), dump_share(share), old=ABSENT):
-                raise Invalid(reason=f"Share {share.id} exists.")
-        except BaseException:
-            # A record that has been written after all goes on without it: not the other way round.
-            with suppress(TransientError):
-                if _name(share.id) not in self._records.names():
-                    self._server.run(["rmdir", "--", tree])
-            raise
+        self._server.run(["sync", "--", tree, trees])
+        # If it is not known whether this was done the tree stays; empty, it is swept up some time.
+        if not self._records.replace(_name(share.id), dump_share(share), old=ABSENT):
+            raise Invalid(reason=f"Share {share.id} exists.")
         return share
 
     def update(
@@ -209,7 +205,7 @@ class NfsSshStore:
 
     def _read(self, share_id: str) -> tuple[LocalShare, str]:
         """The record and its digest."""
-        path = self.tree(share_id)
+        self.tree(share_id)  # refuses what is no UUID
         try:
             content = self._records.read(_name(share_id))
         except CommandFailed as exc:
@@ -219,7 +215,7 @@ class NfsSshStore:
         if content is None:
             self._refuse_if_away()
             raise ShareNotFound(share_id=share_id)
-        return load_share(path, content), digest(content)
+        return load_share(_name(share_id), content), digest(content)
 
     def _refuse_if_away(self) -> list[str]:
         """What the root holds.
@@ -304,7 +300,7 @@ class NfsSshStore:
             return
         try:
             # All that we ever gave, whatever became of the rules.
-            self.follow(share_id, self.exports.clients(share_id), known=record)
+            self.follow(share_id, self.exports.given().get(share_id, set()), known=record)
             self._server.run(
                 ["rm", "-rf", "--one-file-system", "--", self.tree(share_id)],
                 timeout_s=self._settings.removal_timeout_s,
@@ -319,19 +315,30 @@ class NfsSshStore:
                 self.update(share_id, lambda share: replace(share, status="error_deleting"))
 
     def resume(self) -> None:
-        """Finish the deletions that somebody has announced and not done, and remove what creations
-        and changes have left that were killed. Idempotent.
+        """Make good what processes that are gone have left: deletions that were announced only,
+        access that does not follow the rules, what creations and changes had begun. Idempotent.
 
         :raises TransientError: the store is away.
         """
         if RECORDS not in self._refuse_if_away():
             return
-        for share in self.shares():
+        records = {share.id: share for share in self.shares()}
+        for share_id, share in records.items():
             if share.removing:
-                self.finish_delete(share.id)
+                self.finish_delete(share_id)
+        self._heal_access(records)
         self._records.sweep()
         self.exports.sweep()
         self._sweep_trees()
+
+    def _heal_access(self, records: Mapping[str, LocalShare]) -> None:
+        """Of clients that have a rule and no file, or a file and no rule."""
+        given = self.exports.given()
+        for share_id in records.keys() | given.keys():
+            share = records.get(share_id)
+            named = clients_of([share] if share else [])
+            wanted = {client for client in named if wanted_level(share, client) is not None}
+            self.follow(share_id, wanted ^ given.get(share_id, set()), known=share)
 
     def _sweep_trees(self) -> None:
         """The directories that creations have made and no record for them: empty ones only."""
