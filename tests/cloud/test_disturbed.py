@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from manilaclient.common.apiclient import exceptions
 
 from tests.acceptance.rest import Rest
 from tests.acceptance.waiting import until
@@ -128,6 +129,64 @@ def test_the_task_state_that_an_administrator_clears_is_set_again(
     assert phase(rest, backup_id) == "copying"
     rest.until_done(backup_id)
     assert_freed(cloud, share_id)
+
+
+def test_what_is_refused_meanwhile_works_again_afterwards(cloud: Cloud, service: Beside) -> None:
+    """Through the gateway and directly at Manila; during a restore, since only then may a share
+    have a snapshot to be reverted to."""
+    share_id = large_share(cloud)
+    rest, demo = service.rest(DEMO), cloud.client(DEMO)
+    rest.accepted("POST", f"/shares/{share_id}/action", {"extend": {"new_size": 2}})
+    cloud.until_share(share_id, "available")
+    backup_id = rest.available_backup(share_id)
+    snapshot_id = demo.share_snapshots.create(share_id).id
+
+    def snapshot_is(status: str) -> bool:
+        return bool(demo.share_snapshots.get(snapshot_id).status == status)
+
+    cloud.until(lambda: snapshot_is("available"), "the snapshot")
+    rest.restore(backup_id, share_id)
+    cloud.until(lambda: phase(rest, backup_id) == "copying", "the copy")
+    actions = {
+        "extend": {"new_size": 3},
+        "shrink": {"new_size": 1},
+        "revert": {"snapshot_id": snapshot_id},
+    }
+    asked = {
+        name: rest.call("POST", f"/shares/{share_id}/action", {name: values}).status
+        for name, values in actions.items()
+    }
+    asked["delete"] = rest.call("DELETE", f"/shares/{share_id}").status
+    snapshot = {"snapshot": {"share_id": share_id}}
+    asked["snapshot"] = rest.call("POST", "/snapshots", snapshot).status
+    assert asked == {"extend": 400, "shrink": 400, "revert": 409, "delete": 403, "snapshot": 400}
+    for name, refused in (
+        ("extend", lambda: demo.shares.extend(share_id, 3)),
+        ("shrink", lambda: demo.shares.shrink(share_id, 1)),
+        ("revert", lambda: demo.shares.revert_to_snapshot(share_id, snapshot_id)),
+        ("delete", lambda: demo.shares.delete(share_id)),
+        ("snapshot", lambda: demo.share_snapshots.create(share_id)),
+    ):
+        with pytest.raises(exceptions.ClientException) as caught:
+            refused()
+        assert (name, caught.value.http_status) == (name, asked[name])
+    assert phase(rest, backup_id) == "copying"
+    rest.until_done(backup_id)
+
+    for name in ("extend", "shrink", "revert"):
+        rest.accepted("POST", f"/shares/{share_id}/action", {name: actions[name]})
+        cloud.until_share(share_id, "available")
+        cloud.until(lambda: snapshot_is("available"), "the snapshot")
+    another = rest.accepted("POST", "/snapshots", snapshot)["snapshot"]["id"]
+    for each in (snapshot_id, another):
+        cloud.until(
+            lambda each=each: demo.share_snapshots.get(each).status == "available", "the snapshot"
+        )
+        rest.accepted("DELETE", f"/snapshots/{each}")
+    cloud.until(
+        lambda: not demo.share_snapshots.list(search_opts={"share_id": share_id}), "their end"
+    )
+    rest.accepted("DELETE", f"/shares/{share_id}")
 
 
 def test_manila_is_away_when_the_copy_ends(cloud: Cloud, service: Beside) -> None:

@@ -73,6 +73,11 @@ def test_a_tenant_s_day(cloud: Cloud, service: Beside, demo: Client) -> None:
     assert demo.json("share show", "Ablage")["status"] == "available"
     assert [row["ID"] for row in demo.json("share backup list")] == [backup_id]
     assert demo.json("share backup show", "b")["status"] == "available"
+    demo.quiet("share backup set", "b", "--name", "besser", "--description", "vor dem Umbau")
+    assert demo.json("share backup show", "besser")["description"] == "vor dem Umbau"
+    demo.quiet("share backup unset", "besser", "--description")
+    assert demo.json("share backup show", "besser")["description"] is None
+    demo.quiet("share backup set", backup_id, "--name", "b")
 
     (tree / "file").write_bytes(b"second")
     demo.quiet("share backup restore", "b", "--wait")
@@ -150,6 +155,11 @@ def test_quotas_are_set_and_shown_with_manila_s(
     limits = service.rest(DEMO).get("/limits")["limits"]["absolute"]
     assert limits["maxTotalShareBackups"] == 7
     assert limits["maxTotalShares"] == 49
+    share_id = cloud.create_share(DEMO)
+    used = len(service.rest(DEMO).backups())
+    admin.accepted("PUT", path, {"quota_set": {"backups": used}})
+    assert "HTTP 413" in demo.refused("share backup create", share_id)
+    assert demo.json("share show", share_id)["status"] == "available"
     assert admin.call("DELETE", path).status == 202
     assert service.rest(DEMO).get(path)["quota_set"]["backups"] == 10
 
