@@ -23,8 +23,8 @@ def _config(database: Database) -> Config:
 
 
 def sync(database: Database, revision: str = "head") -> None:
-    """Bring the schema to ``revision``. Idempotent; each step is its own transaction where the
-    database can do that (not on MySQL).
+    """Bring the schema to ``revision``. Idempotent; one transaction where the database can do that
+    (not on MySQL). Of several processes at once one works, and the others wait for it.
     """
     command.upgrade(_config(database), revision)
 

@@ -8,7 +8,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from oslo_db import exception as db_exc
-from sqlalchemy import MetaData, Table, inspect
+from sqlalchemy import MetaData, Table, event, inspect
 
 from manila_backup.db import migration
 from manila_backup.db.engine import Database
@@ -180,32 +180,52 @@ import sys
 from manila_backup.db import migration
 from manila_backup.db.engine import Database
 
-database = Database(sys.argv[1])
-sys.stdin.read()
-migration.sync(database)
+migration.sync(Database(sys.argv[1]))
 """
 
 
-def test_two_processes_at_once(empty: Database) -> None:
-    """The operator runs ``db sync`` while the service starts."""
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", SYNC, empty.connection],
-                    stdin=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
+class Rival:
+    """Another process that brings the schema up to date: it comes when we make our first table,
+    and we wait for it between two transactions of ours, if there are two."""
+
+    def __init__(self, database: Database) -> None:
+        self._url = database.connection
+        self._process: subprocess.Popen[bytes] | None = None
+        event.listen(database.writer_engine, "before_cursor_execute", self._comes)
+        # Before the one that takes the write lock of SQLite.
+        event.listen(database.writer_engine, "begin", self._may_finish, insert=True)
+
+    def _comes(self, connection: object, cursor: object, statement: str, *_: object) -> None:
+        if "CREATE TABLE" in statement and self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", SYNC, self._url], stderr=subprocess.PIPE
             )
-            for _ in range(2)
-        ]
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.close()
-        errors = [process.stderr.read().decode() for process in processes if process.stderr]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    assert migration.version(empty) == migration.head()
-    assert_as_the_models_mean(empty)
+            with pytest.raises(subprocess.TimeoutExpired):
+                self._process.wait(3)
+
+    def _may_finish(self, connection: object) -> None:
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(3)
+
+    def ended(self) -> tuple[int, str]:
+        assert self._process is not None
+        _, said = self._process.communicate(timeout=120)
+        return self._process.returncode, said.decode()
+
+
+def test_two_processes_at_once(bare_url: str) -> None:
+    """The operator runs ``db sync`` while another does, or the service starts."""
+    database = Database(bare_url)
+    rival = Rival(database)
+    try:
+        migration.sync(database)
+    finally:
+        status, said = rival.ended()
+    assert status == 0, said
+    assert migration.version(database) == migration.head()
+    assert_as_the_models_mean(database)
+    database.close()
 
 
 # --- the scripts ----------------------------------------------------------------------------------
