@@ -185,28 +185,23 @@ migration.sync(Database(sys.argv[1]))
 
 
 class Rival:
-    """Another process that brings the schema up to date: it comes when we make our first table,
-    and we wait for it between two transactions of ours, if there are two."""
+    """Another process that brings the schema up to date. It comes when we make our first table; if
+    we begin another transaction of SQLite's after that, it has the time in between for itself."""
 
     def __init__(self, database: Database) -> None:
         self._url = database.connection
         self._process: subprocess.Popen[bytes] | None = None
-        event.listen(database.writer_engine, "before_cursor_execute", self._comes)
-        # Before the one that takes the write lock of SQLite.
-        event.listen(database.writer_engine, "begin", self._may_finish, insert=True)
+        event.listen(database.writer_engine, "before_cursor_execute", self._act)
 
-    def _comes(self, connection: object, cursor: object, statement: str, *_: object) -> None:
-        if "CREATE TABLE" in statement and self._process is None:
+    def _act(self, connection: object, cursor: object, statement: str, *_: object) -> None:
+        if self._process is None and "CREATE TABLE" in statement:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", SYNC, self._url], stderr=subprocess.PIPE
             )
             with pytest.raises(subprocess.TimeoutExpired):
                 self._process.wait(3)
-
-    def _may_finish(self, connection: object) -> None:
-        if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(3)
+        elif self._process is not None and statement == "BEGIN IMMEDIATE":
+            self._process.wait(60)
 
     def ended(self) -> tuple[int, str]:
         assert self._process is not None

@@ -54,6 +54,12 @@ def _scalar(connection: Connection, statement: str, name: dict[str, str]) -> obj
 
 database = context.config.attributes["database"]
 with database.writer_engine.connect() as connection, alone(connection):
-    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=True,
+        # Alembic thinks that Python's sqlite3 cannot; ours begins transactions itself.
+        transactional_ddl=True if connection.dialect.name == "sqlite" else None,
+    )
     with context.begin_transaction():
         context.run_migrations()
