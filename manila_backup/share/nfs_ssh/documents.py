@@ -16,7 +16,6 @@ import hashlib
 from manila_backup.share.nfs_ssh.server import Server
 
 ABSENT = "absent"
-ANY = "any"
 
 DAMAGED_ON_ITS_WAY = 70
 CHANGED_MEANWHILE = 75
@@ -40,11 +39,9 @@ sum=$(sha256sum <"$new")
 sync -- "$new"
 exec 9<.
 flock -w {LOCK_S} 9
-if [ "$3" != {ANY} ]; then
-    sum={ABSENT}
-    if [ -e "$2" ]; then sum=$(sha256sum <"$2"); fi
-    [ "${{sum%% *}}" = "$3" ] || exit {CHANGED_MEANWHILE}
-fi
+sum={ABSENT}
+if [ -e "$2" ]; then sum=$(sha256sum <"$2"); fi
+[ "${{sum%% *}}" = "$3" ] || exit {CHANGED_MEANWHILE}
 mv -f -T -- "$new" "$2"
 sync -- .
 """
@@ -56,10 +53,8 @@ cd -- "$1"
 exec 9<.
 flock -w {LOCK_S} 9
 [ -e "$2" ] || exit 0
-if [ "$3" != {ANY} ]; then
-    sum=$(sha256sum <"$2")
-    [ "${{sum%% *}}" = "$3" ] || exit {CHANGED_MEANWHILE}
-fi
+sum=$(sha256sum <"$2")
+[ "${{sum%% *}}" = "$3" ] || exit {CHANGED_MEANWHILE}
 rm -f -- "$2"
 sync -- .
 """
@@ -102,14 +97,14 @@ class Documents:
         return self._server.run(["cat", "--", self._path(name)]).out
 
     def replace(self, name: str, content: bytes, *, old: str) -> bool:
-        """Whether it was still ``old``: a :func:`digest`, ``ABSENT`` or ``ANY``. Durable.
+        """Whether it was still ``old``: a :func:`digest` or ``ABSENT``. Durable.
 
         :raises TransientError: it was replaced or it was not, but never by a part of ``content``.
         """
         argv = ["sh", "-c", REPLACE, "replace", self.directory, name, old, digest(content)]
         return self._is_done([*argv, self._umask], sent=content)
 
-    def remove(self, name: str, *, old: str = ANY) -> bool:
+    def remove(self, name: str, *, old: str) -> bool:
         """Whether it was still ``old``, or not there any more. Durable."""
         return self._is_done(["sh", "-c", REMOVE, "remove", self.directory, name, old])
 
