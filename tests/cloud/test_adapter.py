@@ -58,7 +58,7 @@ def share_id(adapted: Adapted) -> str:
 def large_id(adapted: Adapted) -> str:
     """A share that takes a while."""
     share_id = adapted.cloud.create_share(DEMO)
-    build(str(adapted.cloud.tree(share_id)), forest(11, 15000))
+    build(str(adapted.cloud.tree(share_id)), forest(11, 6000))
     return share_id
 
 

@@ -256,7 +256,8 @@ def test_an_endpoint_that_leads_back_here_is_a_clear_error(
 def test_connections_to_manila_are_used_again(front: Front, manila: Server) -> None:
     for _ in range(5):
         assert front.ask("GET", "/v2/types").status == 200
-    assert len({seen.connection for seen in manila.seen}) == 1
+    # A client may have its answer, and ask again, before the connection has been given back.
+    assert len({seen.connection for seen in manila.seen}) <= 2
 
 
 def test_a_connection_that_manila_has_closed_is_not_used_again(
