@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from manila_backup.data.catalog.codec import TIME_MAX_NS, TIME_MIN_NS
 from manila_backup.data.catalog.entry import Entry, EntryType
+from manila_backup.data.copy.nfs4_acl import is_trivial
 from manila_backup.data.copy.sysio import Files, Place, itself
 from manila_backup.names import escape
 
@@ -234,7 +235,8 @@ class Setter:
             except OSError as error:
                 if error.errno not in _XATTR_REFUSED:
                     raise
-                lost[loss_of(name)] = None
+                if name != NFS4_ACL or not is_trivial(value):
+                    lost[loss_of(name)] = None
         return chosen
 
     def _chmod_again(self, fd: int, place: Place, mode: int) -> None:
