@@ -15,7 +15,8 @@ from oslo_db import exception as db_exc
 from manila_backup import exception
 from manila_backup.cmd.output import show
 from manila_backup.data.drivers.base import Progress
-from manila_backup.data.mounts import MountManager, mount_id
+from manila_backup.data.mountinfo import mount_id
+from manila_backup.data.mounts import MountManager, temporary_prefix
 from manila_backup.data.node import TOPIC, NodeSettings
 from manila_backup.data.store import call_store
 from manila_backup.data.worker_process import Hooks
@@ -65,7 +66,7 @@ class _Store:
             conf.set_override("backup_mount_proto", "path")
             conf.set_override("backup_mount_export", str(Path(directory).absolute()))
         self.settings = NodeSettings.from_conf(conf)
-        self._mounts = MountManager(conf.mount_directory)
+        self._mounts = MountManager(conf.mount_directory, prefix=temporary_prefix())
 
     def call(self, method: str, *arguments: Any, hooks: Hooks | None = None) -> Any:
         return call_store(self._mounts, self.settings, method, *arguments, hooks=hooks)

@@ -22,6 +22,7 @@ from manila_backup import exception
 from manila_backup.data import endings, jobs
 from manila_backup.data.endings import Outcome
 from manila_backup.data.fence import recorded_worker
+from manila_backup.data.hanging import HANGING
 from manila_backup.data.holder import Holder, Stop
 from manila_backup.data.jobs import JobRunner
 from manila_backup.data.node import TOPIC, Node
@@ -364,6 +365,9 @@ class DataManager:
         """Undo what ended operations left behind, and mark the shares of running ones again where
         somebody took the mark off. Idempotent; failures are tried again for ever.
         """
+        hanging = HANGING.reap()
+        if hanging:
+            LOG.warning("%d processes of this node hang in the kernel.", hanging)
         try:
             with self._node.database.reader() as session:
                 left = intents.outlived(session)

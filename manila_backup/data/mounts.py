@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mounts of this node: argv lists, a private directory, and nothing written under a mount point
 that is not the mount.
+
+What is mounted is never touched by this process itself: a file server that does not answer holds up
+the programs that it starts, mount(8), umount(8) and workers, and these have a time limit.
 """
 
 from __future__ import annotations
@@ -12,13 +15,18 @@ import signal
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from oslo_log import log
 
 from manila_backup import exception
+from manila_backup.data.hanging import HANGING
+from manila_backup.data.mountinfo import mount_id, mounted_at, mounted_below
+from manila_backup.data.nfs_options import GIVES_UP, GIVES_UP_OLDER, nfs_options
 from manila_backup.names import printable
 from manila_backup.types import Mount, MountedTree
 
@@ -69,85 +77,149 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     try:
         child.wait(5)
     except subprocess.TimeoutExpired:
-        LOG.warning("Process %d hangs in the kernel; it was killed and abandoned.", child.pid)
+        HANGING.add(child)
 
 
-def mount_argv(mount: Mount, target: str, *, read_only: bool) -> list[str]:
-    """The mount(8) command. The export is one argument, whatever it contains."""
-    options = ",".join((*mount.options, *ALWAYS, "ro" if read_only else "rw"))
+def mount_argv(
+    mount: Mount, target: str, *, read_only: bool, gives_up: str = GIVES_UP
+) -> list[str]:
+    """The mount(8) command. The export is one argument, whatever it contains.
+
+    :param gives_up: the option by which NFS does not wait for ever.
+    """
+    chosen = mount.options
+    if mount.proto == "nfs":
+        chosen = nfs_options(chosen, gives_up=gives_up)
+    options = ",".join((*chosen, *ALWAYS, "ro" if read_only else "rw"))
     if mount.proto == "bind":
         return ["mount", "--bind", "-o", options, "--", mount.export, target]
     return ["mount", "-t", mount.proto, "-o", options, "--", mount.export, target]
 
 
-def mount_id(fd: int) -> int:
-    """The id of the mount that an open directory is on (proc(5), fdinfo)."""
-    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "mnt_id":
-            return int(value)
-    raise OSError("the kernel reports no mount ids in /proc/self/fdinfo")
+def umount_argv(point: str, *, forced: bool = False) -> list[str]:
+    """The umount(8) command.
+
+    It is not to follow the path by itself, which asks the server. ``forced`` lets requests that
+    wait for a dead server fail, does not tell it, and leaves what is still in use to end by itself.
+    """
+    ways = ["--force", "--lazy", "--internal-only"] if forced else []
+    return ["umount", "--no-canonicalize", *ways, "--", point]
 
 
-def _unescape(field: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+@dataclass(slots=True)
+class _Point:
+    """A mount point of this process. ``lock`` is held while it is mounted and unmounted; it guards
+    ``users``, the number of blocks that use it, and ``what`` they use. ``interested`` counts those
+    who know of this object, under the manager's own lock.
+    """
 
-
-def mounted_below(directory: str) -> list[str]:
-    """Mount points under ``directory``, the last mounted first."""
-    points = []
-    table = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
-    # Not splitlines: of the characters that it takes for line ends the kernel escapes one only.
-    for line in table.rstrip("\n").split("\n"):
-        point = _unescape(line.split(" ")[4])
-        if point.startswith(directory.rstrip("/") + "/"):
-            points.append(point)
-    return points[::-1]
+    users: int = 0
+    what: tuple[Mount, bool] | None = None
+    interested: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class MountManager:
-    """Mounts under one private directory, which belongs to this node alone.
+    """Mounts under one private directory, which belongs to this node alone. Shared by threads.
 
     :param directory: made with mode 0700.
+    :param prefix: of the names of this manager's mounts; see :func:`temporary_prefix`.
     """
 
-    def __init__(self, directory: str, *, runner: Runner = run_command) -> None:
+    def __init__(self, directory: str, *, prefix: str = "", runner: Runner = run_command) -> None:
         # As the kernel will name the mounts in it.
         self._directory = os.path.realpath(directory)
+        self._prefix = prefix
         self._run = runner
+        self._points: dict[str, _Point] = {}
+        self._lock = threading.Lock()
+        self._gives_up = GIVES_UP
 
     def point(self, name: str) -> str:
         """Where a mount of this name will be; to be written down before :meth:`mounted`."""
-        return str(Path(self._directory) / name)
+        return str(Path(self._directory) / f"{self._prefix}{name}")
 
     @contextmanager
     def mounted(self, mount: Mount, name: str, *, read_only: bool) -> Iterator[MountedTree]:
-        """Mount, and unmount when the block ends.
+        """Mount, and unmount when the block ends. Blocks that use one name at the same time share
+        one mount: the first mounts, the last unmounts.
 
         A ``path`` mount is the directory itself; nothing is mounted and nothing enforces
         ``read_only``.
         :raises MountFailed:
+        :raises ValueError: the name is in use for another mount.
         """
         if mount.proto == "path":
-            yield self._look(mount.export, read_only=read_only)
+            yield _looked_at(mount.export, read_only=read_only)
             return
         point = self.point(name)
-        self._make_private_directory()
+        with self._at(point) as here:
+            with here.lock:
+                if here.users == 0:
+                    self._mount_or_leave_nothing(mount, point, read_only=read_only)
+                    here.what = (mount, read_only)
+                elif here.what != (mount, read_only):
+                    raise ValueError(f"{point} is in use for another mount")
+                here.users += 1
+            try:
+                yield self._tree(mount, point, read_only=read_only)
+            finally:
+                with here.lock:
+                    here.users -= 1
+                    if here.users == 0:
+                        self._unmount_at_last(point)
+
+    @contextmanager
+    def _at(self, point: str) -> Iterator[_Point]:
+        with self._lock:
+            here = self._points.setdefault(point, _Point())
+            here.interested += 1
         try:
-            _make_directory(Path(point))
-            outside = self._look(point, read_only=False).mount_id
-            self._run(mount_argv(mount, point, read_only=read_only))
-            tree = self._look(point, read_only=read_only)
-            self._check(mount, tree, outside)
-            yield tree
+            yield here
         finally:
+            with self._lock:
+                here.interested -= 1
+                if here.interested == 0:
+                    del self._points[point]
+
+    def _mount_or_leave_nothing(self, mount: Mount, point: str, *, read_only: bool) -> None:
+        try:
+            self._make_private_directory()
+            before = mounted_at(point)
+            if before is None:
+                _make_directory(Path(point))
+            self._mount(mount, point, read_only=read_only)
+            after = mounted_at(point)
+            if after is None or after == before:
+                raise exception.MountFailed(export=mount.export, reason="nothing was mounted")
+            if read_only and not after.is_read_only:
+                raise exception.MountFailed(export=mount.export, reason="it is not read-only")
+        except BaseException:
             self._unmount_at_last(point)
+            raise
+
+    def _mount(self, mount: Mount, point: str, *, read_only: bool) -> None:
+        argv = mount_argv(mount, point, read_only=read_only, gives_up=self._gives_up)
+        try:
+            self._run(argv)
+        except exception.MountFailed as error:
+            if mount.proto != "nfs" or self._gives_up != GIVES_UP or not _is_unknown(error):
+                raise
+            older = mount_argv(mount, point, read_only=read_only, gives_up=GIVES_UP_OLDER)
+            self._run(older)
+            self._gives_up = GIVES_UP_OLDER
+
+    def _tree(self, mount: Mount, point: str, *, read_only: bool) -> MountedTree:
+        found = mounted_at(point)
+        if found is None:
+            raise exception.MountFailed(export=mount.export, reason="it is not mounted any more")
+        return MountedTree(path=point, mount_id=found.mount_id, read_only=read_only)
 
     def _unmount_at_last(self, point: str) -> None:
         """What is left is found again: an error here neither hides the first one nor undoes what
         was done under the mount."""
         try:
-            self.unmount(point)
+            self._unmount(point)
         except exception.MountFailed as error:
             LOG.warning("A mount stays for now: %s", error)
 
@@ -161,36 +233,26 @@ class MountManager:
         if stat.S_IMODE(found.st_mode) != 0o700:
             directory.chmod(0o700)
 
-    def _look(self, path: str, *, read_only: bool) -> MountedTree:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            raise exception.MountFailed(export=path, reason=error.strerror) from error
-        try:
-            return MountedTree(path=path, mount_id=mount_id(fd), read_only=read_only)
-        finally:
-            os.close(fd)
-
-    def _check(self, mount: Mount, tree: MountedTree, outside: int) -> None:
-        if tree.mount_id == outside:
-            raise exception.MountFailed(export=mount.export, reason="nothing was mounted")
-        if tree.read_only and not os.statvfs(tree.path).f_flag & os.ST_RDONLY:
-            raise exception.MountFailed(export=mount.export, reason="it is not read-only")
-
     def unmount(self, point: str) -> None:
-        """Unmount and remove a mount point of ours. Idempotent; lazy as the last resort.
+        """Unmount and remove a mount point of ours that nobody in this process uses; one that is in
+        use goes with its last user. Idempotent; by force as the last resort.
 
         :raises MountFailed: it is still mounted.
         """
         if os.path.dirname(point) != self._directory or os.path.basename(point) in ("", ".", ".."):
             raise ValueError(f"not a mount point of ours: {point}")
-        # Each call takes one mount off; there is more than one only if a name was used twice.
+        with self._at(point) as here, here.lock:
+            if here.users == 0:
+                self._unmount(point)
+
+    def _unmount(self, point: str) -> None:
+        # Each call takes one mount off; there is more than one only if a former process left one.
         for _ in range(mounted_below(self._directory).count(point)):
             try:
-                self._run(["umount", "--", point])
+                self._run(umount_argv(point))
             except exception.MountFailed as error:
-                LOG.warning("Unmounting failed, trying lazily: %s", error)
-                self._run(["umount", "--lazy", "--", point])
+                LOG.warning("Unmounting failed, trying by force: %s", error)
+                self._run(umount_argv(point, forced=True))
         if point in mounted_below(self._directory):
             raise exception.MountFailed(export=point, reason="it is still mounted")
         self._remove_point(point)
@@ -208,12 +270,29 @@ class MountManager:
 
     def leftovers(self) -> list[str]:
         """Mount points that exist now and whose maker may be gone; at start these are an earlier
-        process's. Those of a living process of another kind (see :func:`temporary_name`) are not.
+        process's. Those of a living process of another kind (see :func:`temporary_prefix`) are not.
         """
         try:
             return [e.path for e in os.scandir(self._directory) if not _in_use(e.name)]
         except FileNotFoundError:
             return []
+
+
+def _looked_at(path: str, *, read_only: bool) -> MountedTree:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise exception.MountFailed(export=path, reason=error.strerror) from error
+    try:
+        return MountedTree(path=path, mount_id=mount_id(fd), read_only=read_only)
+    finally:
+        os.close(fd)
+
+
+def _is_unknown(error: exception.MountFailed) -> bool:
+    """Whether mount(8) complains of an option: the kernel says no more than that."""
+    said = str(error).lower()
+    return "mount option" in said or "invalid argument" in said
 
 
 def _make_directory(path: Path) -> os.stat_result:
@@ -225,11 +304,11 @@ def _make_directory(path: Path) -> os.stat_result:
         raise exception.MountFailed(export=str(path), reason=reason) from error
 
 
-def temporary_name(unique: str) -> str:
-    """Name of a mount that only this process knows of: while it lives, nobody takes the mount for
-    a leftover (the manage command beside a starting data node).
+def temporary_prefix() -> str:
+    """For the mounts of a process beside the data node: while it lives, nobody takes them for
+    leftovers (the manage command beside a starting data node).
     """
-    return f"store-{os.getpid()}-{unique}"
+    return f"store-{os.getpid()}-"
 
 
 def _in_use(name: str) -> bool:

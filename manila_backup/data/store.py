@@ -6,11 +6,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from oslo_utils import uuidutils
-
 from manila_backup import exception
 from manila_backup.data import worker_process
-from manila_backup.data.mounts import MountManager, temporary_name
+from manila_backup.data.mounts import MountManager
 from manila_backup.data.node import NodeSettings
 from manila_backup.data.task import Task
 from manila_backup.data.worker_process import Hooks
@@ -21,6 +19,11 @@ UNCONTROLLED = frozenset({"inspect", "scan", "orphans"})
 
 READING = frozenset({"inspect", "scan", "orphans", "verify", "restore"})
 """Driver methods that need the backup share read-only."""
+
+
+def backup_share_name(*, read_only: bool) -> str:
+    """Name of the mount of the backup share that all of a process share."""
+    return "backup-share-ro" if read_only else "backup-share-rw"
 
 
 def call_store(
@@ -35,8 +38,8 @@ def call_store(
 
     :raises ManilaBackupError: what the driver or the mount raised.
     """
-    name = temporary_name(uuidutils.generate_uuid())
     read_only = method in READING
+    name = backup_share_name(read_only=read_only)
     with mounts.mounted(settings.backup_mount, name, read_only=read_only) as root:
         task = Task(
             driver=settings.driver,

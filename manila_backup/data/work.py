@@ -17,6 +17,7 @@ from manila_backup.context import service_context
 from manila_backup.data import worker_process
 from manila_backup.data.drivers.base import RestoreResult
 from manila_backup.data.holder import Holder
+from manila_backup.data.store import backup_share_name
 from manila_backup.data.task import Task
 from manila_backup.data.undo import undo
 from manila_backup.db import backups
@@ -171,14 +172,17 @@ class Work:
             self._holder.give_back(Phase.REVOKING, self._holder.reread(intent))
 
     def _mount_share(self, share: Share, *, read_only: bool) -> MountedTree:
-        return self._mount(self._node.provider.mounts(share)[0], "share", read_only=read_only)
+        mount = self._node.provider.mounts(share)[0]
+        name = f"{self._operation.id}-{self._operation.epoch}-share"
+        return self._mount(mount, name, read_only=read_only)
 
     def _mount_backup_share(self, *, read_only: bool) -> MountedTree:
-        return self._mount(self._node.settings.backup_mount, "backup", read_only=read_only)
+        """One for all jobs that need it so at the same time."""
+        name = backup_share_name(read_only=read_only)
+        return self._mount(self._node.settings.backup_mount, name, read_only=read_only)
 
-    def _mount(self, mount: Mount, what: str, *, read_only: bool) -> MountedTree:
+    def _mount(self, mount: Mount, name: str, *, read_only: bool) -> MountedTree:
         self._holder.phase(Phase.MOUNTING)
-        name = f"{self._operation.id}-{self._operation.epoch}-{what}"
         if mount.proto != "path":
             self._stack.enter_context(self._mount_point(name))
         mounted = self._node.mounts.mounted(mount, name, read_only=read_only)

@@ -27,6 +27,7 @@ from oslo_log import log
 
 from manila_backup import exception
 from manila_backup.data.drivers.base import Progress
+from manila_backup.data.hanging import HANGING
 from manila_backup.data.task import Task
 
 LOG = log.getLogger(__name__)
@@ -273,4 +274,4 @@ def _end(child: subprocess.Popen[bytes], connection: Connection) -> None:
     try:
         child.wait(timeout=10)
     except subprocess.TimeoutExpired:
-        LOG.warning("Worker %d hangs in the kernel; it was killed and abandoned.", child.pid)
+        HANGING.add(child)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from manila_backup.data.mounts import mounted_below
+from manila_backup.data.mountinfo import mounted_below
 from tests.acceptance.programs import BIN, Ended, Manage, OpenStack, run
 from tests.acceptance.rest import ADMIN, Rest
 from tests.acceptance.waiting import DEADLINE_S, Watched

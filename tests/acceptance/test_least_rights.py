@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from manila_backup.data.mounts import mounted_below
+from manila_backup.data.mountinfo import mounted_below
 from tests.acceptance.programs import BIN, run
 from tests.acceptance.rest import Rest
 from tests.acceptance.waiting import Watched, until

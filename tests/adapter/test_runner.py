@@ -18,7 +18,7 @@ import pytest
 
 from manila_backup.adapter.messages import Job, JobKind, Outcome
 from manila_backup.adapter.process import Limits, run_job
-from manila_backup.data.mounts import mounted_below
+from manila_backup.data.mountinfo import mounted_below
 from manila_backup.types import BackupDescription, BackupRef, Mount, Parallelism
 from tests.acceptance.waiting import until
 from tests.support.forests import forest, one_of_each

@@ -10,17 +10,19 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from manila_backup import exception
+from manila_backup.data.mountinfo import mounted_at, mounted_below
 from manila_backup.data.mounts import (
     MountManager,
     mount_argv,
-    mounted_below,
     run_command,
-    temporary_name,
+    temporary_prefix,
+    umount_argv,
 )
 from manila_backup.types import Mount
 from tests.data.node.faulty import Runner, Steps
@@ -28,6 +30,7 @@ from tests.data.node.faulty import Runner, Steps
 pytestmark = pytest.mark.slow
 
 POINT = "/private/point"
+DEFAULT = ["timeo=100", "retrans=2", "retry=0"]
 ODD_EXPORTS = [
     "10.0.0.5:/backups",
     "[2001:db8::5]:/backups",
@@ -59,7 +62,56 @@ def test_what_protects_us_comes_after_the_configured_options(read_only: bool, ac
     argv = mount_argv(mount, POINT, read_only=read_only)
     assert argv[:3] == ["mount", "-t", "nfs"]
     options = argv[argv.index("-o") + 1].split(",")
-    assert options == ["vers=4.2", "suid", "dev", "exec", "rw", "nosuid", "nodev", "noexec", access]
+    assert options[-9:-5] == ["suid", "dev", "exec", "rw"]
+    assert options[-5:] == ["softerr", "nosuid", "nodev", "noexec", access]
+
+
+@pytest.mark.parametrize(
+    ("configured", "told"),
+    [
+        ([], ["timeo=100", "retrans=2", "retry=0", "softerr"]),
+        (["nfsvers=3", "nconnect=4"], [*DEFAULT, "nfsvers=3", "nconnect=4", "softerr"]),
+        (["timeo=5"], ["retrans=2", "retry=0", "timeo=5", "softerr"]),
+        (["hard", "retry=1"], ["timeo=100", "retrans=2", "hard", "retry=1", "softerr"]),
+    ],
+)
+def test_an_nfs_mount_gives_up_whatever_is_configured(
+    configured: list[str], told: list[str]
+) -> None:
+    """Of two options that contradict each other mount(8) takes the last."""
+    mount = Mount(proto="nfs", export="nas:/a", options=tuple(configured))
+    argv = mount_argv(mount, POINT, read_only=True)
+    options = argv[argv.index("-o") + 1].split(",")
+    assert options == [*told, "nosuid", "nodev", "noexec", "ro"]
+
+
+def test_an_older_kernel_gets_the_older_option_from_then_on(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def older(argv: list[str]) -> None:
+        told.append(argv[argv.index("-o") + 1].split(",")[-5])
+        if told[-1] == "softerr":
+            reason = "mount.nfs: an incorrect mount option was specified (status 32)"
+            raise exception.MountFailed(export="nas:/a", reason=reason)
+
+    mounts = MountManager(str(tmp_path / "mounts"), runner=older)
+    for _ in range(2):
+        with (
+            pytest.raises(exception.MountFailed, match="nothing was mounted"),
+            mounts.mounted(Mount(proto="nfs", export="nas:/a"), "x", read_only=True),
+        ):
+            pass
+    assert told == ["softerr", "soft", "soft"]
+
+
+@pytest.mark.parametrize(("forced", "ways"), [(False, []), (True, ["--force", "--lazy"])])
+def test_unmounting_does_not_ask_the_server_where_the_path_leads(
+    forced: bool, ways: list[str]
+) -> None:
+    argv = umount_argv(POINT, forced=forced)
+    assert argv[:2] == ["umount", "--no-canonicalize"]
+    assert argv[2 : 2 + len(ways)] == ways
+    assert argv[-2:] == ["--", POINT]
 
 
 def test_a_bind_mount_does_not_take_the_mounts_inside_along() -> None:
@@ -224,10 +276,10 @@ def test_mounts_of_another_living_process_are_no_leftovers(tmp_path: Path) -> No
     other = subprocess.Popen(["sleep", "600"])
     try:
         theirs = f"store-{other.pid}-x"
-        for name in (temporary_name("y"), theirs, "operation-1-share"):
+        for name in (f"{temporary_prefix()}y", theirs, "operation-1-share"):
             Path(mounts.point(name)).mkdir(parents=True)
         found = {os.path.basename(point) for point in mounts.leftovers()}
-        assert found == {temporary_name("y"), "operation-1-share"}
+        assert found == {f"{temporary_prefix()}y", "operation-1-share"}
     finally:
         other.kill()
         other.wait()
@@ -374,14 +426,86 @@ def test_an_unmount_that_fails_hides_no_error_and_leaves_the_mount_to_be_found(
 
 
 @pytest.mark.root
-def test_a_point_that_was_mounted_twice_is_unmounted_twice(
+def test_a_point_that_a_former_process_has_mounted_is_mounted_over_and_cleared(
     mounts: MountManager, share: Path
 ) -> None:
-    """A former process died with the same name mounted."""
-    with mounts.mounted(bind(share), "x", read_only=True):
-        with mounts.mounted(bind(share), "x", read_only=False) as tree:
-            assert mounted_below(str(share.parent)) == [tree.path, tree.path]
-        assert mounted_below(str(share.parent)) == []
+    """It died, and at the start the mount could not be taken off."""
+    Path(mounts.point("x")).mkdir(parents=True)
+    run_command(mount_argv(bind(share), mounts.point("x"), read_only=False))
+    former = mounted_at(mounts.point("x"))
+    assert former is not None
+    with mounts.mounted(bind(share), "x", read_only=True) as tree:
+        assert tree.mount_id != former.mount_id
+        assert mounted_below(str(share.parent)) == [tree.path, tree.path]
+    assert mounted_below(str(share.parent)) == []
+
+
+# --- one mount for many ---------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_those_who_use_one_name_share_one_mount(
+    mounts: MountManager, share: Path, steps: Steps
+) -> None:
+    with mounts.mounted(bind(share), "x", read_only=True) as one:
+        with mounts.mounted(bind(share), "x", read_only=True) as two:
+            assert two == one
+        assert steps.seen == ["mount"]
+        assert Path(one.path, "file").exists()
+    assert steps.seen == ["mount", "umount"]
+
+
+@pytest.mark.root
+def test_the_last_of_many_threads_unmounts(mounts: MountManager, share: Path, steps: Steps) -> None:
+    """Whoever has the mount finds the file in it, however many come and go."""
+
+    def use(_: int) -> bool:
+        with mounts.mounted(bind(share), "x", read_only=True) as tree:
+            return Path(tree.path, "file").exists()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(use, range(60)))
+    assert steps.seen.count("mount") == steps.seen.count("umount") <= 60
+
+
+@pytest.mark.root
+def test_what_is_in_use_is_not_unmounted_for_somebody_else(
+    mounts: MountManager, share: Path, steps: Steps
+) -> None:
+    """An intent of an operation that is over names the mount that others share."""
+    with mounts.mounted(bind(share), "x", read_only=True) as tree:
+        mounts.unmount(tree.path)
+        assert Path(tree.path, "file").exists()
+    assert steps.seen == ["mount", "umount"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("other", ["mode", "export"])
+def test_a_name_in_use_is_not_for_another_mount(
+    mounts: MountManager, share: Path, other: str
+) -> None:
+    wanted = bind(share) if other == "mode" else bind(share.parent)
+    with (
+        mounts.mounted(bind(share), "x", read_only=True) as tree,
+        pytest.raises(ValueError, match="in use for another mount"),
+        mounts.mounted(wanted, "x", read_only=other == "export"),
+    ):
+        pass
+    assert not Path(tree.path).exists()
+
+
+@pytest.mark.root
+def test_after_a_mount_that_failed_the_next_one_tries_itself(
+    mounts: MountManager, share: Path, steps: Steps
+) -> None:
+    steps.fail("mount", exception.MountFailed(export="x", reason="injected"))
+    with (
+        pytest.raises(exception.MountFailed, match="injected"),
+        mounts.mounted(bind(share), "x", read_only=True),
+    ):
+        pass
+    with mounts.mounted(bind(share), "x", read_only=True) as tree:
+        assert Path(tree.path, "file").exists()
 
 
 HOLDER = """

@@ -9,7 +9,7 @@ import pytest
 from oslo_config import cfg
 
 from manila_backup import exception
-from manila_backup.data.mounts import mounted_below
+from manila_backup.data.mountinfo import mounted_below
 from manila_backup.data.node import OPTS, NodeSettings
 from manila_backup.data.store import call_store, manifest_exists
 from manila_backup.types import BackupRef, Mount

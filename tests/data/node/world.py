@@ -15,7 +15,8 @@ from manila_backup import exception
 from manila_backup.data import jobs
 from manila_backup.data.copy.rate import SharedRate
 from manila_backup.data.holder import Stop
-from manila_backup.data.mounts import MountManager, mounted_below
+from manila_backup.data.mountinfo import mounted_below
+from manila_backup.data.mounts import MountManager
 from manila_backup.data.node import Node, NodeSettings
 from manila_backup.db import backups, busy_shares, intents, operations
 from manila_backup.db.backups import Backup
