@@ -1,37 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nfs_ssh provider over a real sshd and exportfs, for the conformance suite and its own tests.
 
-By default they are on the loopback interface of this machine (``ssh_server.py``). The environment
-variable ``MANILA_BACKUP_NFS_SSH_CONF`` names a configuration file with a group [nfs_ssh] for
-another host, whose kernel serves NFS; its root must be a store without shares of anybody's.
+They are on the loopback interface of this machine (``ssh_server.py``), or in the virtual machine
+whose kernel serves NFS (``tests/nfs/vm.py``).
 """
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from manila_backup import config
 from manila_backup.exception import ShareNotFound
 from manila_backup.share.base import ShareProvider
 from manila_backup.share.local.access import visible_rules, with_tenant_rule, without_tenant_rule
 from manila_backup.share.local.changes import resized
 from manila_backup.share.local.records import LocalAccessRule, LocalShare
 from manila_backup.share.nfs_ssh.connection import Connection
-from manila_backup.share.nfs_ssh.options import SshSettings, StoreSettings, settings_from_conf
+from manila_backup.share.nfs_ssh.options import SshSettings, StoreSettings
 from manila_backup.share.nfs_ssh.provider import NfsSshShareProvider
 from manila_backup.share.nfs_ssh.server import Server
 from manila_backup.share.nfs_ssh.store import MARKER, NfsSshStore
 from manila_backup.types import AccessLevel
+from tests.nfs.vm import ADDRESSES, PLAIN, Vm
 from tests.share.harness import ADMIN, OWNER, STRANGER, Rules
 from tests.share.ssh_server import SshServer
 from tests.support.ports import free_port
 
-ANOTHER_HOST = "MANILA_BACKUP_NFS_SSH_CONF"
+VM_ROOT = "/srv/manila-backup"
 
 
 class NfsSshHarness:
@@ -154,17 +152,34 @@ def harness_over(server: SshServer, **changes: Any) -> NfsSshHarness:
 @contextmanager
 def nfs_ssh_harness() -> Iterator[NfsSshHarness]:
     """One test's own."""
-    other = os.environ.get(ANOTHER_HOST)
-    if other:
-        harness = NfsSshHarness(*settings_from_conf(config.load([], files=[other])))
-        try:
-            yield harness
-        finally:
-            harness.clean_up()
-        return
     with SshServer() as server:
         harness = harness_over(server)
         try:
             yield harness
         finally:
             harness.store.close()
+
+
+def vm_settings(vm: Vm) -> tuple[SshSettings, StoreSettings]:
+    """For the host ``plain`` of the virtual machine, as an operator would set it up."""
+    vm.run(PLAIN, "mkdir", "-p", "-m", "755", VM_ROOT)
+    vm.run(PLAIN, "touch", f"{VM_ROOT}/{MARKER}")
+    ssh = SshSettings(
+        host="127.0.0.1",
+        port=vm.port,
+        key_files=(str(vm.key),),
+        known_hosts_file=str(vm.known_hosts),
+        connect_timeout_s=60.0,
+        command_timeout_s=120.0,
+    )
+    return ssh, StoreSettings(root=VM_ROOT, export_address=ADDRESSES[PLAIN])
+
+
+@contextmanager
+def vm_harness(vm: Vm) -> Iterator[NfsSshHarness]:
+    """One test's own view of the machine; its shares are gone at the end."""
+    harness = NfsSshHarness(*vm_settings(vm))
+    try:
+        yield harness
+    finally:
+        harness.clean_up()

@@ -3,7 +3,7 @@
 
 It runs in a mount namespace of its own, where /etc/exports.d and /var/lib/nfs are directories of
 the test's (the machine's own stay as they are). What exportfs cannot do in there is to reach a
-kernel that serves NFS; the same tests can run against a host with one: ``nfs_ssh_harness.py``.
+kernel that serves NFS; the contract is also tested before one: ``nfs_ssh_harness.py``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from manila_backup.exception import (
 from manila_backup.types import AccessLevel, Grant, Share
 from tests.share.harness import LocalHarness, ProviderHarness
 from tests.share.manila_harness import manila_harness
-from tests.share.nfs_ssh_harness import nfs_ssh_harness
+from tests.share.nfs_ssh_harness import nfs_ssh_harness, vm_harness
 
 RO, RW = AccessLevel.RO, AccessLevel.RW
 NODE = "192.0.2.7"
@@ -29,15 +29,21 @@ NODE = "192.0.2.7"
 
 MANILA = pytest.param("manila", marks=[pytest.mark.full, pytest.mark.acceptance])
 NFS_SSH = pytest.param("nfs_ssh", marks=[pytest.mark.slow, pytest.mark.root])
+VM = pytest.param("vm", marks=[pytest.mark.by_hand, pytest.mark.root])
+"""The same before a kernel that serves NFS: a quarter of an hour. ``tests/nfs/test_grants.py`` has
+a part of it."""
 
 
-@pytest.fixture(params=["local", NFS_SSH, MANILA])
+@pytest.fixture(params=["local", NFS_SSH, VM, MANILA])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProviderHarness]:
     if request.param == "local":
         yield LocalHarness(tmp_path / "shares")
     elif request.param == "nfs_ssh":
         with nfs_ssh_harness() as over_ssh:
             yield over_ssh
+    elif request.param == "vm":
+        with vm_harness(request.getfixturevalue("vm")) as in_vm:
+            yield in_vm
     else:
         with manila_harness(request.getfixturevalue("cloud")) as found:
             yield found
