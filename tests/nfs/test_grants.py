@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the share provider's contract that is about access, for the nfs_ssh provider, over
-sshd, exportfs and the kernel's NFS server of the virtual machine.
+"""The part of the share provider's contract that is about giving and taking access, for the nfs_ssh
+provider, over sshd, exportfs and the kernel's NFS server of the virtual machine.
 
 All of the contract: ``python -m pytest -m by_hand tests/share/test_provider_contract.py``.
 """
@@ -15,9 +15,9 @@ from manila_backup.types import Share
 from tests.nfs.vm import Vm
 from tests.share.harness import ProviderHarness
 from tests.share.nfs_ssh_harness import vm_harness
-from tests.share.test_provider_contract import TestGrant, TestRevoke
+from tests.share.test_provider_contract import TestRevoke
 
-__all__ = ["TestGrant", "TestRevoke"]
+__all__ = ["TestRevoke"]
 
 pytestmark = [pytest.mark.full, pytest.mark.root]
 

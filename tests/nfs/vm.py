@@ -51,7 +51,7 @@ $b mkdir /upper/data /upper/work
 $b mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay /root
 exec $b switch_root /root /bin/bash {init} {shared}
 """
-_ON = 'exec nsenter -t "$(cat /run/vm/"$0".pid)" -n -m -u -- "$@"'
+_ON = 'exec nsenter -t "$(cat /mnt/hosts/"$0".pid)" -n -m -u -- "$@"'
 
 
 class VmFailed(Exception):
@@ -215,6 +215,10 @@ class Vm(Server):
         return "\n".join(path.read_text(errors="replace") for path in paths if path.exists())
 
     # --- what runs in it --------------------------------------------------------------------------
+
+    def give(self, path: Path, name: str = "") -> str:
+        """Put a copy of a file where the machine sees it too; its path, here and there."""
+        return str(shutil.copy(path, self._shared / (name or path.name)))
 
     def ssh(self, host: str, argv: Sequence[str]) -> list[str]:
         """The command that runs ``argv`` as root on one of its hosts."""

@@ -50,10 +50,12 @@ class NfsSshHarness:
     def _connect(self, settings: SshSettings) -> Connection:
         return Connection(replace(settings, port=free_port()) if self._away else settings)
 
-    def create_share(self, *, is_public: bool = False, size_gib: int = 1) -> str:
+    def create_share(
+        self, *, is_public: bool = False, size_gib: int = 1, project_id: str = "p-owner"
+    ) -> str:
         share = LocalShare(
             id=str(uuid.uuid4()),
-            project_id="p-owner",
+            project_id=project_id,
             user_id="u-owner",
             name="data",
             description=None,

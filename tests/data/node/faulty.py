@@ -33,6 +33,9 @@ class WorkerFaults:
         self._directory = directory
 
     def lay(self, step: str, what: str) -> None:
+        """One at a time per step; after it was taken there may be another."""
+        for left in ("here", "go"):
+            (self._directory / f"{step}.{left}").unlink(missing_ok=True)
         if what in ("wait", "hang", "pass"):
             os.mkfifo(self._directory / f"{step}.here")
         (self._directory / step).write_text(what)
@@ -41,13 +44,13 @@ class WorkerFaults:
         """Whether a worker has taken the fault."""
         return not (self._directory / step).exists()
 
-    def meet(self, step: str) -> int:
+    def meet(self, step: str, *, limit_s: float = LIMIT_S) -> int:
         """Wait until a worker is at the step; its pid."""
         pipe = os.open(self._directory / f"{step}.here", os.O_RDONLY | os.O_NONBLOCK)
         with open(pipe, encoding="ascii") as stream:
             poll = select.poll()
             poll.register(pipe, select.POLLIN)
-            assert poll.poll(LIMIT_S * 1000), f"no worker came to {step}"
+            assert poll.poll(limit_s * 1000), f"no worker came to {step}"
             return int(stream.read())
 
     def let_go(self, step: str) -> None:

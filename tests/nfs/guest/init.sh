@@ -10,7 +10,7 @@
 #     client    10.99.0.21   a data node
 #     other     10.99.0.22   another one
 #
-# and fd99::<last number, 0x> besides. /run/vm/<host>.pid is a process in each, for nsenter(1).
+# and fd99::<last number, 0x> besides. /mnt/hosts/<host>.pid is a process in each, for nsenter(1).
 # $1: a directory shared with the host. In: authorized_keys, host_key. Out: log, ready.
 set -eu
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
@@ -31,7 +31,7 @@ exec </dev/null >"$shared/log" 2>&1
 trap 'echo "init.sh: line $LINENO failed"; sync; echo o >/proc/sysrq-trigger; sleep 60' ERR
 set -E
 
-mkdir -p /run/vm /run/sshd /run/netns /export /mnt/share /mnt/backup
+mkdir -p /run/vm /run/sshd /run/netns /export /mnt/hosts
 chmod 755 /run /srv /mnt /var/lib/nfs
 chmod 1777 /tmp
 hostname plain
@@ -71,13 +71,13 @@ host() {
         mkdir -p /run/rpcbind /run/rpc_pipefs /var/lib/nfs/{nfsdcld,v4recovery,sm}
         : >/var/lib/nfs/etab
         exec sleep infinity' host "$1" &
-    echo $! >"/run/vm/$1.pid"
+    echo $! >"/mnt/hosts/$1.pid"
     until nsenter -t $! -m test -e /var/lib/nfs/etab 2>/dev/null; do sleep 0.1; done
 }
 on() {
     local name=$1
     shift
-    nsenter -t "$(cat "/run/vm/$name.pid")" -n -m -u -- "$@"
+    nsenter -t "$(cat "/mnt/hosts/$name.pid")" -n -m -u -- "$@"
 }
 
 # --- NFS servers -----------------------------------------------------------------------------------
