@@ -102,12 +102,13 @@ def test_the_source_is_mounted_read_only_and_the_backup_share_closed_to_others(
 
     def look() -> None:
         for point in world.mounts():
-            seen[point.rsplit("-", 1)[1]] = bool(os.statvfs(point).f_flag & os.ST_RDONLY)
+            what = "share" if point.endswith("-share") else "backup share"
+            seen[what] = bool(os.statvfs(point).f_flag & os.ST_RDONLY)
 
     # The first unmount: both are mounted still.
     world.steps.before("umount", look)
     world.backed_up(share_id)
-    assert seen == {"share": True, "backup": False}
+    assert seen == {"share": True, "backup share": False}
 
 
 # --- access rules ---------------------------------------------------------------------------------
