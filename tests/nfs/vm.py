@@ -25,7 +25,10 @@ from tests.share.ssh_server import make_key
 from tests.support.ports import free_port
 from tests.support.servers import MissingServer, Server
 
-PROGRAMS = ("qemu-system-x86_64", "busybox", "cpio", "modprobe", "ssh", "sshd", "exportfs")
+PROGRAMS = (
+    *("qemu-system-x86_64", "busybox", "cpio", "modprobe", "setpriv"),
+    *("ssh", "sshd", "exportfs"),
+)
 BOOT_LIMIT_S = 400
 """It takes 40 s on an idle machine."""
 
@@ -178,6 +181,8 @@ class Vm(Server):
                 f"virtio-9p-pci,fsdev={tag},mount_tag={tag}",
             ]
         return [
+            # It ends with the tests, whatever ends them.
+            *("setpriv", "--pdeathsig", "KILL", "--"),
             *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "Nehalem"),
             *("-smp", str(self._processors), "-m", f"{self._memory_mib}M"),
             *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),

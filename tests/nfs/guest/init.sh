@@ -22,7 +22,7 @@ mount -t devtmpfs devtmpfs /dev
 ln -sfn /proc/self/fd /dev/fd
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
-for place in /dev/shm /tmp /run /mnt /srv /var/lib/nfs; do
+for place in /dev/shm /run /mnt /srv /var/lib/nfs; do
     mount -t tmpfs -o mode=1777 tmpfs $place
 done
 mkdir -p "$shared"
@@ -33,7 +33,6 @@ set -E
 
 mkdir -p /run/vm /run/sshd /run/netns /export /mnt/hosts
 chmod 755 /run /srv /mnt /var/lib/nfs
-chmod 1777 /tmp
 hostname plain
 ip link set lo up
 modprobe lockd nlm_grace_period=1
