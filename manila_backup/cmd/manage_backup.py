@@ -14,6 +14,7 @@ from oslo_db import exception as db_exc
 
 from manila_backup import exception
 from manila_backup.cmd.output import show
+from manila_backup.data.backup_share import BackupShare
 from manila_backup.data.drivers.base import Progress
 from manila_backup.data.mountinfo import mount_id
 from manila_backup.data.mounts import MountManager, temporary_prefix
@@ -24,7 +25,7 @@ from manila_backup.db import backups, intents
 from manila_backup.db.engine import Database
 from manila_backup.db.intents import IntentKind
 from manila_backup.quota import ledger
-from manila_backup.service import build_database
+from manila_backup.service import build_database, build_provider
 from manila_backup.types import BackupRef, MountedTree, RestoreMode, StoredBackup
 
 
@@ -65,11 +66,17 @@ class _Store:
         if directory is not None:
             conf.set_override("backup_mount_proto", "path")
             conf.set_override("backup_mount_export", str(Path(directory).absolute()))
+            conf.set_override("backup_share_id", None)
         self.settings = NodeSettings.from_conf(conf)
-        self._mounts = MountManager(conf.mount_directory, prefix=temporary_prefix())
+        self._backup_share = BackupShare(
+            self.settings.backup_mount,
+            provider=build_provider(conf),
+            address=self.settings.address,
+            mounts=MountManager(conf.mount_directory, prefix=temporary_prefix()),
+        )
 
     def call(self, method: str, *arguments: Any, hooks: Hooks | None = None) -> Any:
-        return call_store(self._mounts, self.settings, method, *arguments, hooks=hooks)
+        return call_store(self._backup_share, self.settings, method, *arguments, hooks=hooks)
 
     def published(self) -> list[StoredBackup]:
         found: list[StoredBackup] = self.call("scan")

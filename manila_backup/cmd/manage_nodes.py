@@ -12,7 +12,7 @@ from oslo_config import cfg
 from manila_backup import exception
 from manila_backup.cmd.output import show
 from manila_backup.data import endings
-from manila_backup.data.manager import BINARY
+from manila_backup.data.node import BINARY
 from manila_backup.db import backups, intents, operations, services
 from manila_backup.db.clock import US_PER_S, iso
 from manila_backup.db.engine import Database

@@ -253,7 +253,7 @@ def build_application(conf: cfg.ConfigOpts, node: Node, data: DataService) -> WS
         InProcessWaker(data.wake),
         local_routes(node.provider, node.database),
         conf=conf,
-        manifest_exists=lambda backup: manifest_exists(node.mounts, node.settings, backup),
+        manifest_exists=lambda backup: manifest_exists(node, backup),
     )
 
 

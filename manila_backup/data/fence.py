@@ -58,7 +58,10 @@ def fence_off(node: Node, held: Operation, own: Iterable[Intent], stop: Stop) ->
     grants = [
         intent
         for intent in own
-        if intent.kind is IntentKind.GRANT and intent.epoch < held.epoch and intent.host != host
+        if intent.kind is IntentKind.GRANT
+        and intent.detail["share_id"] == held.share_id
+        and intent.epoch < held.epoch
+        and intent.host != host
     ]
     if not grants:
         return

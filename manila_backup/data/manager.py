@@ -25,7 +25,7 @@ from manila_backup.data.fence import recorded_worker
 from manila_backup.data.hanging import HANGING
 from manila_backup.data.holder import Holder, Stop
 from manila_backup.data.jobs import JobRunner
-from manila_backup.data.node import TOPIC, Node
+from manila_backup.data.node import BINARY, TOPIC, Node
 from manila_backup.data.remark import mark_again
 from manila_backup.data.undo import forget_gone_shares, undo
 from manila_backup.data.worker_process import kill_group
@@ -36,7 +36,6 @@ from manila_backup.states import OperationEvent, OperationKind
 
 LOG = log.getLogger(__name__)
 
-BINARY = "manila-backup-data"
 GONE_SHARES_EVERY_S = 600.0
 """How often the provider is asked for shares whose restore has failed."""
 

@@ -135,6 +135,10 @@ class MountManager:
         self._lock = threading.Lock()
         self._gives_up = GIVES_UP
 
+    @property
+    def directory(self) -> str:
+        return self._directory
+
     def point(self, name: str) -> str:
         """Where a mount of this name will be; to be written down before :meth:`mounted`."""
         return str(Path(self._directory) / f"{self._prefix}{name}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from oslo_config import cfg
 
+from manila_backup.data.backup_share import BackupShare, ManagedShare
 from manila_backup.data.copy.rate import SharedRate
 from manila_backup.data.mounts import MountManager
 from manila_backup.data.notifications import NoNotifications, Notifications
@@ -16,6 +17,9 @@ from manila_backup.db.engine import Database
 from manila_backup.share.base import ShareProvider
 from manila_backup.states import OperationKind
 from manila_backup.types import Mount, Parallelism
+
+BINARY = "manila-backup-data"
+"""Name of the program."""
 
 TOPIC = "manila-backup-data"
 """Message topic of data nodes; shown to administrators as a backup's ``topic``."""
@@ -53,7 +57,15 @@ OPTS = [
     ),
     cfg.StrOpt(
         "backup_mount_export",
-        help="Export of the backup share, for example 10.0.0.5:/backups. Required by data nodes.",
+        help="Export of the backup share, for example 10.0.0.5:/backups. Data nodes require this "
+        "or backup_share_id.",
+    ),
+    cfg.StrOpt(
+        "backup_share_id",
+        help="Id of a share of share_provider that is the backup share, instead of "
+        "backup_mount_export and backup_mount_proto: where it is exported is asked for, and "
+        "access to it is granted to each data node only while the node needs it. It must belong "
+        "to a project of the operator.",
     ),
     cfg.StrOpt(
         "backup_mount_proto",
@@ -175,7 +187,7 @@ class NodeSettings:
     address: str
     availability_zone: str
     driver: str
-    backup_mount: Mount
+    backup_mount: Mount | ManagedShare
     max_operations: int
     max_by_kind: Mapping[OperationKind, int | None]
     own_zone_only: bool
@@ -191,18 +203,12 @@ class NodeSettings:
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> NodeSettings:
         """:raises ValueError: an option is missing; the message names it."""
-        if not conf.backup_mount_export:
-            raise ValueError("option backup_mount_export is required on a data node")
         return cls(
             host=conf.host,
             address=conf.data_node_address,
             availability_zone=conf.availability_zone,
             driver=conf.backup_driver,
-            backup_mount=Mount(
-                proto=conf.backup_mount_proto,
-                export=conf.backup_mount_export,
-                options=tuple(conf.backup_mount_options),
-            ),
+            backup_mount=_backup_mount(conf),
             max_operations=conf.max_operations,
             max_by_kind={
                 OperationKind.CREATE: conf.max_create_operations,
@@ -221,6 +227,19 @@ class NodeSettings:
         )
 
 
+def _backup_mount(conf: cfg.ConfigOpts) -> Mount | ManagedShare:
+    options = tuple(conf.backup_mount_options)
+    if conf.backup_share_id and conf.backup_mount_export:
+        raise ValueError("options backup_mount_export and backup_share_id exclude each other")
+    if conf.backup_share_id:
+        return ManagedShare(share_id=conf.backup_share_id, options=options)
+    if not conf.backup_mount_export:
+        raise ValueError(
+            "option backup_mount_export (or backup_share_id) is required on a data node"
+        )
+    return Mount(proto=conf.backup_mount_proto, export=conf.backup_mount_export, options=options)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """The parts; shared by all threads of the process."""
@@ -231,6 +250,15 @@ class Node:
     mounts: MountManager
     rate: SharedRate
     notifications: Notifications = field(default_factory=NoNotifications)
+
+    @property
+    def backup_share(self) -> BackupShare:
+        return BackupShare(
+            self.settings.backup_mount,
+            provider=self.provider,
+            address=self.settings.address,
+            mounts=self.mounts,
+        )
 
     @property
     def parallelism(self) -> Parallelism:

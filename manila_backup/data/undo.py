@@ -10,9 +10,10 @@ from oslo_log import log
 
 from manila_backup import exception
 from manila_backup.context import service_context
-from manila_backup.data.node import Node
+from manila_backup.data.node import BINARY, Node
 from manila_backup.data.store import call_store
-from manila_backup.db import busy_shares, intents
+from manila_backup.db import busy_shares, intents, services
+from manila_backup.db.clock import US_PER_S
 from manila_backup.db.intents import Intent, IntentKind
 from manila_backup.states import ShareStatus
 from manila_backup.types import AccessLevel, BackupRef, Grant
@@ -80,7 +81,7 @@ def _undo(node: Node, intent: Intent) -> None:
     if intent.kind is IntentKind.MARK:
         node.provider.unmark(detail["share_id"], intent.operation_id)
     elif intent.kind is IntentKind.GRANT:
-        node.provider.revoke(grant_of(intent))
+        _revoke(node, intent)
     elif intent.kind is IntentKind.MOUNT:
         if intent.host != node.settings.host:
             raise exception.MountFailed(
@@ -89,6 +90,23 @@ def _undo(node: Node, intent: Intent) -> None:
         node.mounts.unmount(detail["path"])
     else:
         _discard(node, intent)
+
+
+def _revoke(node: Node, intent: Intent) -> None:
+    """A node that reports in needs nobody else to take its access to the backup share away, which
+    other operations of it may need: it does so itself, with its next one at the latest."""
+    if intent.detail["share_id"] != node.backup_share.share_id:
+        node.provider.revoke(grant_of(intent))
+    elif intent.host == node.settings.host:
+        node.backup_share.release()
+    elif _is_silent(node, intent.host):
+        node.provider.revoke(grant_of(intent))
+
+
+def _is_silent(node: Node, host: str) -> bool:
+    with node.database.reader() as session:
+        found = [one for one in services.find(session) if (one.host, one.binary) == (host, BINARY)]
+    return all(one.silent_us > node.settings.lease_s * US_PER_S for one in found)
 
 
 def grant_of(intent: Intent) -> Grant:
@@ -110,4 +128,4 @@ def _discard(node: Node, intent: Intent) -> None:
         backup_id=intent.detail["backup_id"],
         epoch=intent.epoch,
     )
-    call_store(node.mounts, node.settings, "discard", ref)
+    call_store(node.backup_share, node.settings, "discard", ref)

@@ -15,9 +15,9 @@ from oslo_db import exception as db_exc
 from manila_backup import exception
 from manila_backup.context import service_context
 from manila_backup.data import worker_process
+from manila_backup.data.backup_share import mount_name
 from manila_backup.data.drivers.base import RestoreResult
 from manila_backup.data.holder import Holder
-from manila_backup.data.store import backup_share_name
 from manila_backup.data.task import Task
 from manila_backup.data.undo import undo
 from manila_backup.db import backups
@@ -129,6 +129,8 @@ class Work:
 
     def _check_share(self, share: Share, backup: Backup) -> None:
         settings = self._node.settings
+        if share.id == self._node.backup_share.share_id:
+            raise exception.PermanentError(reason=f"Share {share.id} is the backup share.")
         if share.is_soft_deleted:
             raise exception.PermanentError(reason=f"Share {share.id} has been soft deleted.")
         if self._operation.kind is not OperationKind.CREATE:
@@ -178,8 +180,29 @@ class Work:
 
     def _mount_backup_share(self, *, read_only: bool) -> MountedTree:
         """One for all jobs that need it so at the same time."""
-        name = backup_share_name(read_only=read_only)
-        return self._mount(self._node.settings.backup_mount, name, read_only=read_only)
+        mount = self._stack.enter_context(self._access_to_backup_share())
+        return self._mount(mount, mount_name(read_only=read_only), read_only=read_only)
+
+    @contextmanager
+    def _access_to_backup_share(self) -> Iterator[Mount]:
+        backup_share = self._node.backup_share
+        needed = backup_share.grant()
+        if needed is None:
+            with backup_share.access() as mount:
+                yield mount
+            return
+        detail = {
+            "share_id": needed.share_id,
+            "address": needed.address,
+            "level": str(needed.level),
+        }
+        intent = self._holder.intend(IntentKind.GRANT, detail)
+        try:
+            with backup_share.access(lambda _: self._holder.made(intent, detail)) as mount:
+                yield mount
+        finally:
+            # Also of an operation that is another's now: it is this node's access.
+            self._holder.give_back(Phase.REVOKING, self._holder.reread(intent), even_if_lost=True)
 
     def _mount(self, mount: Mount, name: str, *, read_only: bool) -> MountedTree:
         self._holder.phase(Phase.MOUNTING)

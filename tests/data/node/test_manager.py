@@ -13,8 +13,8 @@ from oslo_db import exception as db_exc
 from sqlalchemy.orm import Session
 
 from manila_backup.data.holder import Stop
-from manila_backup.data.manager import BINARY, SAFETY, DataManager
-from manila_backup.data.node import Node
+from manila_backup.data.manager import SAFETY, DataManager
+from manila_backup.data.node import BINARY, Node
 from manila_backup.db import operations, services
 from manila_backup.db.engine import Database
 from manila_backup.db.operations import Operation

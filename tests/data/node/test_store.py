@@ -23,7 +23,7 @@ def test_what_is_in_the_store_is_found_without_the_database(world: World) -> Non
     share_id = world.small_share()
     backup_id = world.backed_up(share_id)
     node = world.node()
-    (found,) = call_store(node.mounts, node.settings, "scan")
+    (found,) = call_store(node.backup_share, node.settings, "scan")
     assert found.description.ref == BackupRef(project_id=PROJECT, backup_id=backup_id, epoch=1)
     assert found.description.share_id == share_id
     assert world.mounts() == []
@@ -43,7 +43,7 @@ def test_the_backup_share_is_writable_only_for_what_writes(
     world.steps.before("umount", look)
     node = world.node()
     ref = BackupRef(project_id=PROJECT, backup_id=new_id(), epoch=1)
-    call_store(node.mounts, node.settings, method, *([ref] if method == "discard" else []))
+    call_store(node.backup_share, node.settings, method, *([ref] if method == "discard" else []))
     assert seen == [read_only]
 
 
@@ -51,7 +51,7 @@ def test_an_error_of_the_driver_comes_through_and_the_mount_goes(world: World) -
     node = world.node()
     ref = BackupRef(project_id=PROJECT, backup_id=new_id(), epoch=1)
     with pytest.raises(exception.BackupNotStored):
-        call_store(node.mounts, node.settings, "inspect", ref)
+        call_store(node.backup_share, node.settings, "inspect", ref)
     assert world.mounts() == []
 
 
@@ -60,13 +60,13 @@ def test_only_a_valid_manifest_counts(world: World) -> None:
     queued = world.queue_backup(world.small_share())
     unpublished = world.backup(queued.backup_id)
     assert unpublished is not None
-    assert not manifest_exists(node.mounts, node.settings, unpublished)
+    assert not manifest_exists(node, unpublished)
     world.work(queued)
     published = world.backup(queued.backup_id)
     assert published is not None
-    assert manifest_exists(node.mounts, node.settings, published)
+    assert manifest_exists(node, published)
     (world.backup_share / PROJECT / published.id / "1" / "manifest.json").write_text("{}")
-    assert not manifest_exists(node.mounts, node.settings, published)
+    assert not manifest_exists(node, published)
 
 
 def test_a_store_that_cannot_be_mounted_is_not_an_empty_one(world: World) -> None:
@@ -76,7 +76,7 @@ def test_a_store_that_cannot_be_mounted_is_not_an_empty_one(world: World) -> Non
     backup = world.backup(queued.backup_id)
     assert backup is not None
     with pytest.raises(exception.MountFailed):
-        manifest_exists(node.mounts, node.settings, backup)
+        manifest_exists(node, backup)
 
 
 # --- settings -------------------------------------------------------------------------------------

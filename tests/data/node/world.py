@@ -268,7 +268,8 @@ class World:
         return {int(path.name): (path / "manifest.json").exists() for path in top.iterdir()}
 
     def mounts(self) -> list[str]:
-        points = [str(path) for top in self.directory.glob("mounts-*") for path in top.iterdir()]
+        tops = [path for path in self.directory.glob("mounts-*") if path.is_dir()]
+        points = [str(path) for top in tops for path in top.iterdir()]
         return sorted({*mounted_below(str(self.directory)), *points})
 
     def assert_nothing_is_left(self, share_id: str) -> None:
