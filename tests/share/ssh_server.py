@@ -145,7 +145,7 @@ class SshServer(Server):
             more=self._more,
         )
         (self._directory / "sshd_config").write_text(config)
-        argv = ["unshare", "--mount", "--", "bash", "-c", NAMESPACE, "sshd", self._directory]
+        argv = ["unshare", "--mount", "--", "bash", "-c", NAMESPACE, "sshd", str(self._directory)]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
