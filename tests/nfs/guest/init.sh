@@ -80,13 +80,21 @@ on() {
     nsenter -t "$(cat "/mnt/hosts/$name.pid")" -n -m -u -- "$@"
 }
 
+# What registers with rpcbind must find it listening, which it may not yet when it has forked.
+portmapper='
+    set -e
+    rpcbind -w || rpcbind
+    for ((i = 0; i < 100; i++)); do
+        rpcinfo -p localhost >/dev/null 2>&1 && break
+        sleep 0.2
+    done
+'
+
 # --- NFS servers -----------------------------------------------------------------------------------
 # In the namespaces of a server; $1: the directory that its clients see as /. (Of v4's pseudo root
 # the kernel must be able to make file handles, which it cannot of an overlay.)
-nfs_server='
-    set -e
+nfs_server="$portmapper"'
     printf "[exports]\nrootdir=%s\n" "$1" >/etc/nfs.conf.d/vm.conf
-    rpcbind -w || rpcbind
     mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
     mountpoint -q /run/rpc_pipefs || mount -t rpc_pipefs sunrpc /run/rpc_pipefs
     echo 10 >/proc/fs/nfsd/nfsv4leasetime
@@ -135,7 +143,7 @@ for number in 21 22; do
     name=client
     [ $number = 21 ] || name=other
     host $name $number
-    on $name bash -ec 'rpcbind -w || rpcbind; rpc.statd --no-notify'   # v3 locks
+    on $name bash -c "$portmapper"'rpc.statd --no-notify'   # v3 locks
 done
 
 # --- the way in ------------------------------------------------------------------------------------
