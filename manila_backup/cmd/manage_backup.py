@@ -70,7 +70,7 @@ class _Store:
         self.settings = NodeSettings.from_conf(conf)
         self._backup_share = BackupShare(
             self.settings.backup_mount,
-            provider=build_provider(conf),
+            provider=build_provider(conf) if conf.backup_share_id else None,
             address=self.settings.address,
             mounts=MountManager(conf.mount_directory, prefix=temporary_prefix()),
         )

@@ -38,7 +38,7 @@ class BackupShare:
     manage command in beside the data node.
 
     :param where: a fixed export, or a managed share.
-    :param provider: of the managed share.
+    :param provider: of the managed share; a fixed export needs none.
     :param address: of this node, to which access is granted.
     """
 
@@ -46,7 +46,7 @@ class BackupShare:
         self,
         where: Mount | ManagedShare,
         *,
-        provider: ShareProvider,
+        provider: ShareProvider | None,
         address: str,
         mounts: MountManager,
     ) -> None:
@@ -77,6 +77,8 @@ class BackupShare:
         if isinstance(self._where, Mount):
             yield self._where
             return
+        if self._provider is None:
+            raise ValueError("a managed share needs its provider")
         with self._used():
             share = self._provider.get(service_context(), self._where.share_id)
             granted(self._provider.grant(share, self._address, AccessLevel.RW))
@@ -90,7 +92,7 @@ class BackupShare:
         :raises GrantFailed: it may still be there; to be called again.
         """
         grant = self.grant()
-        if grant is None:
+        if grant is None or self._provider is None:
             return
         with self._lock_file() as lock:
             try:

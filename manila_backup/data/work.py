@@ -201,8 +201,12 @@ class Work:
             with backup_share.access(lambda _: self._holder.made(intent, detail)) as mount:
                 yield mount
         finally:
-            # Also of an operation that is another's now: it is this node's access.
+            # Also of an operation that is another's now, who may have forgotten the intent: it is
+            # this node's access.
             self._holder.give_back(Phase.REVOKING, self._holder.reread(intent), even_if_lost=True)
+            if self._holder.stop.lost:
+                with suppress(exception.GrantFailed):
+                    backup_share.release()
 
     def _mount(self, mount: Mount, name: str, *, read_only: bool) -> MountedTree:
         self._holder.phase(Phase.MOUNTING)

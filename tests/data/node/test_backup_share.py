@@ -14,9 +14,10 @@ from dataclasses import replace
 import pytest
 
 from manila_backup.data.backup_share import ManagedShare
+from manila_backup.data.holder import Stop
 from manila_backup.data.manager import DataManager
 from manila_backup.data.node import Node
-from manila_backup.db import services
+from manila_backup.db import intents, services
 from manila_backup.exception import GrantFailed
 from manila_backup.states import BackupStatus, OperationStatus
 from manila_backup.types import AccessLevel
@@ -203,3 +204,22 @@ def test_nothing_is_locked_for_a_fixed_export(world: World) -> None:
     node = world.node()
     world.work(world.queue_backup(world.small_share()), node)
     assert not os.path.lexists(f"{node.mounts.directory}.lock")
+
+
+def test_who_lost_the_operation_gives_its_own_access_back(
+    world: World, node: Node, backups_id: str
+) -> None:
+    """Another node has taken over and forgotten the intent, since this one reports in."""
+    queued = world.queue_backup(world.small_share())
+    stop = Stop()
+
+    def overtaken() -> None:
+        for intent in world.intents():
+            world.database.write(lambda session, id_=intent.id: intents.undone(session, id_))
+        stop.lose()
+
+    world.workers.lay("publish", "pass")
+    meeting = world.workers.meet_and("publish", overtaken, go=True)
+    world.work(queued, node, stop)
+    meeting.join()
+    assert granted(world, backups_id) == set()
