@@ -96,13 +96,14 @@ def mount_argv(
     return ["mount", "-t", mount.proto, "-o", options, "--", mount.export, target]
 
 
-def umount_argv(point: str, *, forced: bool = False) -> list[str]:
+def umount_argv(point: str, *, lazy: bool = False) -> list[str]:
     """The umount(8) command.
 
-    It is not to follow the path by itself, which asks the server. ``forced`` lets requests that
-    wait for a dead server fail, does not tell it, and leaves what is still in use to end by itself.
+    It is not to follow the path by itself, which asks the server. ``lazy`` takes the mount away
+    without a word to the server; what is still in use ends by itself, since NFS gives up. (By force
+    would be wrong: requests of other mounts from the same file system of the server would fail.)
     """
-    ways = ["--force", "--lazy", "--internal-only"] if forced else []
+    ways = ["--lazy", "--internal-only"] if lazy else []
     return ["umount", "--no-canonicalize", *ways, "--", point]
 
 
@@ -239,7 +240,7 @@ class MountManager:
 
     def unmount(self, point: str) -> None:
         """Unmount and remove a mount point of ours that nobody in this process uses; one that is in
-        use goes with its last user. Idempotent; by force as the last resort.
+        use goes with its last user. Idempotent; lazy as the last resort.
 
         :raises MountFailed: it is still mounted.
         """
@@ -255,8 +256,8 @@ class MountManager:
             try:
                 self._run(umount_argv(point))
             except exception.MountFailed as error:
-                LOG.warning("Unmounting failed, trying by force: %s", error)
-                self._run(umount_argv(point, forced=True))
+                LOG.warning("Unmounting failed, trying lazily: %s", error)
+                self._run(umount_argv(point, lazy=True))
         if point in mounted_below(self._directory):
             raise exception.MountFailed(export=point, reason="it is still mounted")
         self._remove_point(point)
