@@ -22,6 +22,16 @@ from tests.api.harness import AdjustedProvider, Api, RecordingWaker
 if TYPE_CHECKING:
     from manila_backup.db.engine import Database
 
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of these start two servers each: together as much as half of the other quick tests."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("slow")
+
 
 def _api(database: Database, directory: Path, gateway: GatewaySettings, **more: Any) -> Api:
     store = LocalShareStore(directory / "shares")
