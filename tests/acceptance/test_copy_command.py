@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +30,13 @@ from tests.acceptance.copying import (
     mounted,
     run_job,
 )
-from tests.acceptance.programs import BIN, Ended, run
+from tests.acceptance.programs import Ended, run
 from tests.acceptance.trees import fill
+from tests.support.as_user import NOBODY, as_user
 from tests.support.trees import Node, assert_same, build, snapshot, trees
 
 pytestmark = pytest.mark.acceptance
 
-NOBODY = 65534
 AGAIN = "manila-backup-copy: what was copied so far stays; a second run completes it"
 
 
@@ -309,16 +308,9 @@ def home() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def as_user(home: Path, *arguments: str | Path) -> Ended:
+def run_there(home: Path, *arguments: str | Path) -> Ended:
     """Run as root, it becomes nobody; otherwise the user is ordinary already."""
-    prefix: list[str] = []
-    if os.geteuid() == 0:
-        script = Path(__file__).with_name("as_user.py")
-        needed = {home, PROJECT, BIN.parent, Path(sys.base_prefix), Path(sys.prefix)}
-        prefix = [
-            *("unshare", "--mount", "--propagation", "private", "--"),
-            *(sys.executable, str(script), str(NOBODY), *map(str, needed), "--"),
-        ]
+    prefix = as_user(NOBODY, home) if os.geteuid() == 0 else []
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     return run([*prefix, *COMMAND, *arguments], env=environment)
 
@@ -340,7 +332,7 @@ def test_an_ordinary_user_copies_what_is_his(home: Path) -> None:
         (source / f"closed-{number}").chmod(0)
     (source / "file").chmod(0)
     before = snapshot(str(source))
-    ended = as_user(home, "--progress", "--delete", source, target)
+    ended = run_there(home, "--progress", "--delete", source, target)
     assert ended.status == 0, ended.err
     assert ended.err.splitlines()[-1].startswith("done  100 %  161/161 entries")
     assert snapshot(str(source)) == before
@@ -350,7 +342,7 @@ def test_an_ordinary_user_copies_what_is_his(home: Path) -> None:
 def test_an_ordinary_user_verifies_what_he_can_read(home: Path) -> None:
     source, target = fill(home / "source"), home / "target"
     give_away(source)
-    found = as_user(home, "--json", "--verify", source, target).json
+    found = run_there(home, "--json", "--verify", source, target).json
     assert (found["result"], found["verified"]) == ("complete", True)
     assert_same(str(source), str(target))
 
@@ -362,7 +354,7 @@ def test_foreign_owners_are_losses(home: Path) -> None:
     (source / "foreign").write_bytes(b"x")
     give_away(source)
     os.chown(source / "foreign", 0, 0)
-    ended = as_user(home, "--json", source, target)
+    ended = run_there(home, "--json", source, target)
     assert (ended.status, ended.json["losses"]) == (3, ["foreign: owner"])
     assert (target / "foreign").read_bytes() == b"x"
 
@@ -375,7 +367,7 @@ def test_what_may_not_be_read_fails_by_name(home: Path) -> None:
     (source / "secret").chmod(0)
     give_away(source)
     os.chown(source / "secret", 0, 0)
-    ended = as_user(home, source, target)
+    ended = run_there(home, source, target)
     assert (ended.status, ended.err.splitlines()) == (
         1,
         ["manila-backup-copy: failed: secret: Permission denied (errno 13)", AGAIN],
@@ -383,7 +375,7 @@ def test_what_may_not_be_read_fails_by_name(home: Path) -> None:
     assert not (target / "secret").exists()
     os.chown(source, 0, 0)
     source.chmod(0o700)
-    ended = as_user(home, source, target)
+    ended = run_there(home, source, target)
     assert (ended.status, ended.out) == (2, "")
     assert ended.err.endswith("/source: Permission denied\n")
 

@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.programs import BIN, TOOLS, compare_trees
+from tests.acceptance.programs import compare_trees
 from tests.acceptance.rest import Rest
 from tests.acceptance.standalone import Standalone, arguments, refused, running
 from tests.acceptance.trees import copy, damage, fill
+from tests.support.as_user import NOBODY, as_user
 
 pytestmark = pytest.mark.acceptance
 
-NOBODY = 65534
 is_root = os.geteuid() == 0
 needs_root = [
     pytest.mark.root,
@@ -220,7 +219,7 @@ def test_an_ordinary_user_needs_nothing_else(home: Path) -> None:
     """Shares are used where they are, since only root can mount. Run as root, this test becomes
     nobody; otherwise its user is ordinary already.
     """
-    prefix = as_nobody(home) if is_root else []
+    prefix = as_user(NOBODY, home) if is_root else []
     with running(home / "state", prefix=prefix, log=home / "log") as service:
         assert owner(service.process.pid) != 0
         rest = service.rest()
@@ -239,16 +238,6 @@ def test_an_ordinary_user_needs_nothing_else(home: Path) -> None:
         rest.until_deleted(backup_id)
         assert "proto = path" in (service.state / "manila-backup.conf").read_text()
         assert "root" not in service.log.read_text()
-
-
-def as_nobody(home: Path) -> list[str]:
-    """The words before a command that have it run as nobody."""
-    script = Path(__file__).with_name("as_user.py")
-    needed = {home, TOOLS.parent, BIN.parent, Path(sys.base_prefix), Path(sys.prefix)}
-    return [
-        *("unshare", "--mount", "--propagation", "private", "--"),
-        *(sys.executable, str(script), str(NOBODY), *map(str, needed), "--"),
-    ]
 
 
 def give_away(tree: Path) -> None:

@@ -16,12 +16,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.as_user import NOBODY, as_user
 
 TOOLS = Path(__file__).parents[2] / "tools"
 BENCH = TOOLS / "bench_copy.py"
@@ -38,8 +40,10 @@ NOT_KEPT = {"fpsync": NOT_KEPT_BY_FPSYNC, "rsync": ("time ",)}
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 
-def run_bench(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, BENCH, *map(str, arguments)]
+def run_bench(
+    *arguments: object, prefix: Sequence[str] = (), **more: Any
+) -> subprocess.CompletedProcess[str]:
+    argv = [*prefix, sys.executable, BENCH, *map(str, arguments)]
     return subprocess.run(argv, capture_output=True, text=True, check=False, **more)
 
 
@@ -169,7 +173,7 @@ def test_a_seed_makes_the_same_tree_each_time(bench: Callable[[str], Any], tmp_p
 
 
 def test_ordinary_users_are_told() -> None:
-    done = run_bench(user=65534, group=65534, extra_groups=[])
+    done = run_bench(prefix=as_user(NOBODY))
     assert done.returncode == 2
     assert "must run as root" in done.stderr
 

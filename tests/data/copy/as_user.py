@@ -30,6 +30,7 @@ from manila_backup.data.copy.verify import verify_tree
 from manila_backup.exception import CopyFailed
 from manila_backup.types import Counters
 from tests.data.copy.conftest import Opened, no_progress, not_cancelled
+from tests.support.as_user import as_user
 
 USER = 65534
 _NATIVE = "MANILA_BACKUP_NATIVE"
@@ -132,10 +133,10 @@ class OrdinaryUser:
     """A context manager; the process lives for the block."""
 
     def __enter__(self) -> OrdinaryUser:
-        argv = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-        argv += [sys.executable, "-m", __name__]
+        environment = {**os.environ, "PYTHONPATH": str(_REPOSITORY)}
+        argv = [*as_user(USER), sys.executable, "-m", __name__]
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_REPOSITORY
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
         return self
 

@@ -45,6 +45,7 @@ from manila_backup.exception import Cancelled, CopyFailed, WorkerDied
 from manila_backup.types import Counters
 from tests.data.copy.conftest import Opened, Run, no_progress, not_cancelled
 from tests.data.copy.file_systems import TMPFS, FileSystems, Kind
+from tests.support.as_user import NOBODY, as_user
 from tests.support.children import children
 from tests.support.syscalls import Watched, open_fds
 from tests.support.trees import assert_same, snapshot
@@ -547,7 +548,7 @@ def test_the_coordinator_holds_names_on_disk_and_gives_them_back(
 
 def test_an_ordinary_user_works_alone(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as top:
-        os.chown(top, 65534, 65534)
+        os.chown(top, NOBODY, NOBODY)
         Path(top).chmod(0o700)
         program = f"""
 from pathlib import Path
@@ -565,12 +566,9 @@ assert result.counters.files == 900
 assert watch.most == 0
 """
         subprocess.run(
-            [sys.executable, "-c", program],
+            [*as_user(NOBODY), sys.executable, "-c", program],
             check=True,
-            cwd=REPOSITORY,
-            user=65534,
-            group=65534,
-            extra_groups=[],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         )
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a program as an ordinary user although Python and the project may lie in root's home.
+"""Run a program as an ordinary user although Python and the project may lie in root's home, which
+others cannot pass; as a module, the words that a command begins with then, as a program:
 
     unshare --mount --propagation private -- python as_user.py UID PATH... -- PROGRAM ARGUMENT...
 
@@ -14,6 +15,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+NOBODY = 65534
+_PROJECT = Path(__file__).parents[2]
+
+
+def as_user(user: int, *paths: Path) -> list[str]:
+    """The words before a command (a program by its whole path) that have it run as ``user`` in
+    ``/``; it reaches Python, the project and ``paths``.
+    """
+    # The environment's program is a link to that of the base.
+    needed = {_PROJECT, Path(sys.base_prefix), Path(sys.prefix), *paths}
+    return [
+        *("unshare", "--mount", "--propagation", "private", "--"),
+        *(sys.executable, __file__, str(user), *map(str, needed), "--"),
+    ]
 
 
 def closed_above(path: Path) -> Path | None:
