@@ -70,9 +70,11 @@ host() {
         mount -t tmpfs tmpfs /var/lib/nfs
         mkdir -p /run/rpcbind /run/rpc_pipefs /var/lib/nfs/{nfsdcld,v4recovery,sm}
         : >/var/lib/nfs/etab
+        : >/run/is-a-host
         exec sleep infinity' host "$1" &
     echo $! >"/mnt/hosts/$1.pid"
-    until nsenter -t $! -m test -e /var/lib/nfs/etab 2>/dev/null; do sleep 0.1; done
+    # Not before it has mounts of its own: till then nsenter(1) would find those of `plain`.
+    until nsenter -t $! -m test -e /run/is-a-host 2>/dev/null; do sleep 0.1; done
 }
 on() {
     local name=$1
