@@ -151,6 +151,33 @@ def test_a_backup_goes_through_the_database_from_one_to_the_other(config: Path, 
         }
 
 
+def test_the_backups_may_lie_in_a_share_of_the_share_provider(config: Path, port: int) -> None:
+    """The data node and the manage command have access to it while they need it."""
+    rest = Rest(f"http://127.0.0.1:{port}/v2")
+    manage = [BIN / "manila-backup-manage", "--config-file", config]
+    with process("manila-backup-api", config):
+        until(lambda: _answers(rest), "an answer of the API")
+        backups_id = rest.create_share("backups")
+        Path(rest.tree(backups_id)).chmod(0o700)
+        lines = [line for line in config.read_text().splitlines() if "backup_mount_" not in line]
+        lines.insert(1, f"backup_share_id = {backups_id}")
+        config.write_text("\n".join(lines) + "\n")
+        share_id = rest.create_share("work")
+        (Path(rest.tree(share_id)) / "file").write_bytes(b"content")
+        with process("manila-backup-data", config):
+            backup_id = rest.available_backup(share_id)
+            assert not rest.access_rules(backups_id)
+            (verified,) = run([*manage, "backup", "verify", backup_id, "--format", "json"]).json
+            assert verified["Result"] == "as stored"
+            (Path(rest.tree(share_id)) / "file").unlink()
+            rest.restored(backup_id)
+            assert (Path(rest.tree(share_id)) / "file").read_bytes() == b"content"
+            rest.delete_backup(backup_id)
+            rest.until_deleted(backup_id)
+        assert not rest.access_rules(backups_id)
+        assert run([*manage, "grants", "list", "--format", "json"]).json == []
+
+
 @pytest.mark.parametrize("program", ["manila-backup-data", "manila-backup-api"])
 def test_a_missing_option_is_named(program: str, tmp_path: Path) -> None:
     empty = tmp_path / "empty.conf"
