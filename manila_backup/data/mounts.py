@@ -32,8 +32,9 @@ from manila_backup.types import Mount, MountedTree
 
 LOG = log.getLogger(__name__)
 
-ALWAYS = ("nosuid", "nodev", "noexec")
-"""Nothing in a share is ever run or opened as a device here."""
+ALWAYS = ("nosuid", "nodev", "noexec", "noatime")
+"""Nothing in a share is ever run or opened as a device here. And an NFS client that need not know
+the time of the last access asks for a file's attributes once less after it has read the file."""
 
 Runner = Callable[[list[str]], None]
 

@@ -43,7 +43,8 @@
 #endif
 
 static const char ACCESS_ACL[] = "system.posix_acl_access";
-static const char *const ACLS[] = {ACCESS_ACL, "system.posix_acl_default", "system.nfs4_acl"};
+static const char NFS4_ACL[] = "system.nfs4_acl";
+static const char *const ACLS[] = {ACCESS_ACL, "system.posix_acl_default", NFS4_ACL};
 
 /* --- opening ----------------------------------------------------------------------------------- */
 
@@ -468,7 +469,19 @@ struct item {
     struct xattr *xattrs;
     Py_ssize_t xattr_count;
     bool has_acl, has_plain;
+    struct xattr of_mode; /* an NFSv4 ACL that says no more than the mode; not among the others */
     PyObject *pairs;
+};
+
+enum { OF_MODE_BYTES = 512 };
+
+/* The NFSv4 ACL that a new file was seen to have by itself. What a server makes of a mode depends on
+ * the server, and on whether the file was made with it or got it later. */
+struct implied {
+    mode_t mode;
+    bool has_mode;
+    size_t size; /* 0: none was seen */
+    char value[OF_MODE_BYTES];
 };
 
 enum { OWNER = 1, MODE = 2, TIME = 4, CONTENT = 8, FAILED = 16 };
@@ -480,6 +493,7 @@ struct habits {
     bool owner_differs; /* these two were wrong: give the owner always */
     bool strips_acl;    /* the directory has a default ACL, which new files inherit */
     mode_t denied;      /* bits that a new file lacked (the umask) */
+    struct implied implied;
 };
 
 /* May the file have its mode from the start? Not if the wrong group would have more access than
@@ -524,19 +538,49 @@ static bool set_mode(int fd, const struct item *item)
     return fchmod(fd, item->mode) == 0;
 }
 
+static bool is_implied(const struct implied *implied, const struct item *item, bool has_mode)
+{
+    return implied->size && implied->size == item->of_mode.size && implied->mode == item->mode &&
+           implied->has_mode == has_mode &&
+           !memcmp(implied->value, item->of_mode.value, implied->size);
+}
+
+/* Whether the open file has the NFSv4 ACL that says what its mode does; given, if it has another.
+ * One is looked at, the others that are made like it have it, too: that saves them a request. */
+static bool has_acl_of_mode(int fd, const struct item *item, bool has_mode,
+                            struct implied *implied)
+{
+    const struct xattr *wanted = &item->of_mode;
+    if (!wanted->name || is_implied(implied, item, has_mode))
+        return true;
+    char found[OF_MODE_BYTES];
+    ssize_t size = fgetxattr(fd, NFS4_ACL, found, sizeof found);
+    bool is_there = size >= 0 && (size_t)size == wanted->size &&
+                    !memcmp(found, wanted->value, wanted->size);
+    bool is_needless = size < 0 && (errno == ENOTSUP || errno == ENODATA);
+    if (!is_there && !is_needless)
+        return fsetxattr(fd, NFS4_ACL, wanted->value, wanted->size, 0) == 0;
+    *implied = (struct implied){.mode = item->mode, .has_mode = has_mode, .size = wanted->size};
+    memcpy(implied->value, wanted->value, wanted->size);
+    return true;
+}
+
 /* Give the open file what `must` says and all that belongs after it; answers what is not as it
  * shall be. */
-static int dress(int fd, const struct item *item, int must, bool strips, struct stat *info)
+static int dress(int fd, const struct item *item, int must, struct habits *habits,
+                 struct stat *info)
 {
     if (must & OWNER && fchown(fd, item->uid, item->gid) != 0)
         return FAILED;
     if (item->has_plain && !set_xattrs(fd, item, false))
         return FAILED;
-    if (strips && !strip_acl(fd, item))
+    if (habits->strips_acl && !strip_acl(fd, item))
         return FAILED;
     if (must & MODE && !set_mode(fd, item))
         return FAILED;
     if (item->has_acl && !set_xattrs(fd, item, true))
+        return FAILED;
+    if (!has_acl_of_mode(fd, item, !(must & MODE), &habits->implied))
         return FAILED;
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, item->mtime};
     if (futimens(fd, times) != 0 || fstat(fd, info) != 0)
@@ -567,7 +611,7 @@ static bool fill(int fd, const struct item *item, bool has_mode, struct habits *
         return false;
     bool is_ours = !habits->owner_differs && item->uid == habits->uid && item->gid == habits->gid;
     int must = (is_ours ? 0 : OWNER) | (has_mode ? 0 : MODE);
-    int wrong = dress(fd, item, must, habits->strips_acl, made);
+    int wrong = dress(fd, item, must, habits, made);
     if (!wrong || wrong & (FAILED | CONTENT))
         return !wrong;
     if (is_ours && wrong & OWNER)
@@ -575,7 +619,7 @@ static bool fill(int fd, const struct item *item, bool has_mode, struct habits *
     if (has_mode)
         habits->denied |= item->mode & ~made->st_mode;
     /* Giving an owner takes setuid bits and capabilities away, so all is done once more. */
-    return !dress(fd, item, (wrong & OWNER) | MODE, habits->strips_acl, made);
+    return !dress(fd, item, (wrong & OWNER) | MODE, habits, made);
 }
 
 /* Remove the file that was made, if the name still means it. `made` NULL: nothing more is known of
@@ -618,11 +662,47 @@ static bool is_acl(const char *name)
     return false;
 }
 
-static void give(struct item *item, struct xattr *xattr, const char *name, const char *value,
-                 size_t size)
+static uint32_t word(const char *at)
 {
-    *xattr = (struct xattr){.name = name, .value = value, .size = size, .is_acl = is_acl(name)};
-    *(xattr->is_acl ? &item->has_acl : &item->has_plain) = true;
+    const unsigned char *bytes = (const unsigned char *)at;
+    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+static bool is_special(const char *who, uint32_t size)
+{
+    return (size == 6 && (!memcmp(who, "OWNER@", 6) || !memcmp(who, "GROUP@", 6))) ||
+           (size == 9 && !memcmp(who, "EVERYONE@", 9));
+}
+
+/* nfs4_acl.is_trivial. */
+static bool is_of_mode(const char *value, size_t size)
+{
+    if (size < 4)
+        return false;
+    size_t at = 4;
+    for (uint32_t left = word(value); left; left--) {
+        if (size - at < 16)
+            return false;
+        uint32_t flags = word(value + at + 4), who = word(value + at + 12);
+        at += 16;
+        if (flags & 0xf || who > size - at || !is_special(value + at, who))
+            return false;
+        at += (who + 3) & ~(size_t)3;
+        if (at > size)
+            return false;
+    }
+    return at == size;
+}
+
+static void give(struct item *item, const char *name, const char *value, size_t size)
+{
+    struct xattr xattr = {.name = name, .value = value, .size = size, .is_acl = is_acl(name)};
+    if (!strcmp(name, NFS4_ACL) && size <= OF_MODE_BYTES && is_of_mode(value, size)) {
+        item->of_mode = xattr;
+        return;
+    }
+    item->xattrs[item->xattr_count++] = xattr;
+    *(xattr.is_acl ? &item->has_acl : &item->has_plain) = true;
 }
 
 static struct timespec timespec_of(int64_t time_ns)
@@ -634,16 +714,15 @@ static struct timespec timespec_of(int64_t time_ns)
 
 /* --- writing, the Python side ------------------------------------------------------------------ */
 
-static bool parse_xattr(PyObject *pair, struct item *item, struct xattr *xattr)
+static bool parse_xattr(PyObject *pair, struct item *item)
 {
     PyObject *name = PyTuple_GET_ITEM(pair, 0), *value = PyTuple_GET_ITEM(pair, 1);
     if (!PyBytes_Check(name) || !PyBytes_Check(value)) {
         PyErr_SetString(PyExc_TypeError, "names and values of xattrs are bytes");
         return false;
     }
-    give(item, xattr, PyBytes_AS_STRING(name), PyBytes_AS_STRING(value),
-         (size_t)PyBytes_GET_SIZE(value));
-    if (strlen(xattr->name) != (size_t)PyBytes_GET_SIZE(name))
+    give(item, PyBytes_AS_STRING(name), PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value));
+    if (strlen(PyBytes_AS_STRING(name)) != (size_t)PyBytes_GET_SIZE(name))
         item->usable = false;
     return true;
 }
@@ -663,13 +742,13 @@ static bool parse_xattrs(PyObject *xattrs, struct item *item)
         PyErr_NoMemory();
         return false;
     }
-    for (; item->xattr_count < count; item->xattr_count++) {
-        PyObject *pair = PyList_GET_ITEM(item->pairs, item->xattr_count);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *pair = PyList_GET_ITEM(item->pairs, i);
         if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
             PyErr_SetString(PyExc_TypeError, "xattrs are a mapping");
             return false;
         }
-        if (!parse_xattr(pair, item, &item->xattrs[item->xattr_count]))
+        if (!parse_xattr(pair, item))
             return false;
     }
     return true;
@@ -786,7 +865,7 @@ static bool item_of(const struct taken *file, const char *name, const struct wis
         struct lengths lengths;
         memcpy(&lengths, at, sizeof lengths);
         const char *text = at + sizeof lengths, *value = text + lengths.name + 1;
-        give(item, &item->xattrs[item->xattr_count++], text, value, lengths.value);
+        give(item, text, value, lengths.value);
         at = value + lengths.value;
     }
     return true;

@@ -13,12 +13,12 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 
 from manila_backup.data.catalog.codec import TIME_MAX_NS, TIME_MIN_NS
 from manila_backup.data.catalog.entry import Entry, EntryType
-from manila_backup.data.copy.nfs4_acl import is_trivial
+from manila_backup.data.copy.nfs4_acl import is_trivial, trivial
 from manila_backup.data.copy.sysio import Files, Place, itself
 from manila_backup.names import escape
 
@@ -83,6 +83,16 @@ class Attributes:
             xattrs=xattrs.values,
             lost=xattrs.lost + time_lost,
         )
+
+
+def before_its_entries(wanted: Attributes) -> Attributes:
+    """What a directory is given that more is to be put into: no NFSv4 ACL that new entries would
+    inherit, since a server may not let go of it (Linux 6.1)."""
+    value = wanted.xattrs.get(NFS4_ACL)
+    if value is None or is_trivial(value):
+        return wanted
+    rest = {name: value for name, value in wanted.xattrs.items() if name != NFS4_ACL}
+    return replace(wanted, xattrs=rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +195,8 @@ class Setter:
                 self._files.chmod(place, mode)
             if self._set_xattrs(place, wanted, lost, acls=True):
                 self._chmod_again(fd, place, mode)
+                if type_ is EntryType.DIRECTORY and not self._lets_go(place, wanted):
+                    lost[loss_of(NFS4_ACL)] = None
         with refusals(_REFUSED | {errno.EOVERFLOW}):
             self._set_time(place, wanted.mtime_ns)
         lost |= dict.fromkeys(self._differences(type_, wanted, mode, self._files.fstat(fd)))
@@ -198,7 +210,9 @@ class Setter:
                 return
             raise
         for name in names:
-            if name not in wanted.xattrs and name not in _STAYS:
+            if name == NFS4_ACL and name not in wanted.xattrs:
+                yield from self._reduce_nfs4_acl(place)
+            elif name not in wanted.xattrs and name not in _STAYS:
                 yield from self._remove(place, name)
 
     def _remove(self, place: Place, name: bytes) -> Iterator[str]:
@@ -209,6 +223,26 @@ class Setter:
                 raise
             if error.errno != errno.ENODATA:
                 yield loss_of(name)
+
+    def _reduce_nfs4_acl(self, place: Place) -> Iterator[str]:
+        """To what a mode can say; it cannot be removed."""
+        try:
+            before = self._files.getxattr(place, NFS4_ACL)
+            if is_trivial(before):
+                return
+            self._files.setxattr(place, NFS4_ACL, trivial(before))
+            if is_trivial(self._files.getxattr(place, NFS4_ACL)):
+                return
+            # Then at least nobody inherits anything from it but what a mode can say.
+            self._files.setxattr(place, NFS4_ACL, trivial(before, inherited=True))
+        except ValueError:
+            pass  # it is something else
+        except OSError as error:
+            if error.errno not in _XATTR_REFUSED:
+                raise
+            if error.errno in _NO_XATTRS | {errno.ENODATA}:
+                return
+        yield loss_of(NFS4_ACL)
 
     def _set_owner(self, place: Place, info: os.stat_result, wanted: Attributes) -> None:
         if (info.st_uid, info.st_gid) == (wanted.uid, wanted.gid):
@@ -238,6 +272,19 @@ class Setter:
                 if name != NFS4_ACL or not is_trivial(value):
                     lost[loss_of(name)] = None
         return chosen
+
+    def _lets_go(self, place: Place, wanted: Attributes) -> bool:
+        """Whether new entries inherit nothing where they are to inherit nothing: a server may take
+        an NFSv4 ACL and keep that part of the old one (Linux 6.1)."""
+        value = wanted.xattrs.get(NFS4_ACL)
+        if value is None or not is_trivial(value):
+            return True
+        try:
+            return is_trivial(self._files.getxattr(place, NFS4_ACL))
+        except OSError as error:
+            if error.errno not in _XATTR_REFUSED:
+                raise
+            return True
 
     def _chmod_again(self, fd: int, place: Place, mode: int) -> None:
         """An ACL carries permission bits too, and setting one may clear setgid."""
@@ -279,25 +326,26 @@ class Setter:
         """Let a directory be worked in before its final attributes: no ACL that new entries would
         inherit, and access for its owner. Answers what that may cost the entries below.
         """
-        lost: tuple[str, ...] = ()
-        if DEFAULT_ACL in wanted.xattrs:
-            lost = tuple(self._remove(fd, DEFAULT_ACL))
-        self._open_to_owner(fd)
-        return lost
+        return self._open_up(fd, wanted.xattrs.keys() & {DEFAULT_ACL})
 
     def open_up_reused(self, fd: int) -> tuple[str, ...]:
         """The same for a directory that was there before, whatever attributes it has."""
-        lost = tuple(self._remove(fd, DEFAULT_ACL)) if self._has_default_acl(fd) else ()
-        self._open_to_owner(fd)
-        return lost
-
-    def _has_default_acl(self, fd: int) -> bool:
         try:
-            return DEFAULT_ACL in self._files.listxattr(fd)
+            names = set(self._files.listxattr(fd))
         except OSError as error:
-            if error.errno in _NO_XATTRS:
-                return False
-            raise
+            if error.errno not in _NO_XATTRS:
+                raise
+            names = set()
+        return self._open_up(fd, names)
+
+    def _open_up(self, fd: int, names: Set[bytes]) -> tuple[str, ...]:
+        lost: list[str] = []
+        if DEFAULT_ACL in names:
+            lost += self._remove(fd, DEFAULT_ACL)
+        if NFS4_ACL in names:
+            lost += self._reduce_nfs4_acl(fd)
+        self._open_to_owner(fd)
+        return tuple(lost)
 
     def _open_to_owner(self, fd: int) -> None:
         mode = stat.S_IMODE(self._files.fstat(fd).st_mode)

@@ -12,10 +12,11 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from manila_backup.data.catalog.codec import TIME_MAX_NS, TIME_MIN_NS
-from manila_backup.data.copy.attributes import ACLS, XFS_ACLS
+from manila_backup.data.copy.attributes import ACLS, NFS4_ACL, XFS_ACLS
+from manila_backup.data.copy.nfs4_acl import is_trivial
 from manila_backup.data.copy.small import (
     HEAD_BYTES,
     LIST_BYTES,
@@ -35,6 +36,7 @@ _HOLE_BYTES = 512
 """No file system has smaller holes."""
 _ZEROS = bytes(_HOLE_BYTES)
 _ACCESS_ACL = b"system.posix_acl_access"
+_OF_MODE_BYTES = 512
 _NOT_NAMES = frozenset({b"", b".", b".."})
 _REFUSED = (OSError, ValueError, OverflowError)
 """Also numbers that the system's types cannot take."""
@@ -233,14 +235,34 @@ def _read_xattrs(files: Files, fd: int) -> dict[bytes, bytes] | None:
 
 class _Learned:
     """What new files turn out to have without being given it. ``owner_differs``: the owner was
-    guessed wrong, give it always; ``denied``: mode bits that were not granted (the umask)."""
+    guessed wrong, give it always; ``denied``: mode bits that were not granted (the umask);
+    ``implied``: mode, whether the file was made with it, and the NFSv4 ACL that it had then."""
 
-    __slots__ = ("denied", "gid", "owner_differs", "strips_acl", "uid")
+    __slots__ = ("denied", "gid", "implied", "owner_differs", "strips_acl", "uid")
 
     def __init__(self, habits: Habits) -> None:
         self.uid, self.gid, self.strips_acl = habits
         self.owner_differs = False
         self.denied = 0o7000
+        self.implied: tuple[int, bool, bytes] | None = None
+
+
+class _Wanted(NamedTuple):
+    """``acl_of_mode``: an NFSv4 ACL that says no more than the mode; not among the xattrs."""
+
+    item: NewFile
+    acl_of_mode: bytes | None
+
+    @classmethod
+    def of(cls, item: NewFile) -> _Wanted:
+        xattrs = item.xattrs
+        if not xattrs or NFS4_ACL not in xattrs:
+            return cls(item, None)
+        value = xattrs[NFS4_ACL]
+        if len(value) > _OF_MODE_BYTES or not is_trivial(value):
+            return cls(item, None)
+        rest = {name: xattrs[name] for name in xattrs if name != NFS4_ACL}
+        return cls(item._replace(xattrs=rest), value)
 
 
 def _may_have_mode(mode: int, item: NewFile, habits: _Learned) -> bool:
@@ -255,15 +277,16 @@ def _may_have_mode(mode: int, item: NewFile, habits: _Learned) -> bool:
 
 
 def _put(files: Files, dir_fd: int, item: NewFile, habits: _Learned) -> bool:
+    wanted = _Wanted.of(item)
     name, mode = item.name, item.mode
-    has_mode = _may_have_mode(mode, item, habits)
+    has_mode = _may_have_mode(mode, wanted.item, habits)
     try:
         fd = files.open(name, CREATE_FILE, dir_fd, mode if has_mode else 0o600)
     except _REFUSED:
         return False
     made = None
     try:
-        made = _fill(files, fd, item, has_mode, habits)
+        made = _fill(files, fd, wanted, has_mode, habits)
     except _REFUSED:
         pass
     except BaseException:
@@ -281,12 +304,13 @@ def _put(files: Files, dir_fd: int, item: NewFile, habits: _Learned) -> bool:
 
 
 def _fill(
-    files: Files, fd: int, item: NewFile, has_mode: bool, habits: _Learned
+    files: Files, fd: int, wanted: _Wanted, has_mode: bool, habits: _Learned
 ) -> os.stat_result | None:
     """What the file is now, exactly as asked; or None.
 
     :raises OSError:
     """
+    item = wanted.item
     content = memoryview(item.content)
     while content:
         written = files.write(fd, content, len(item.content) - len(content))
@@ -295,7 +319,7 @@ def _fill(
         content = content[written:]
     is_ours = item.uid == habits.uid and item.gid == habits.gid and not habits.owner_differs
     must = (0 if is_ours else _OWNER) | (0 if has_mode else _MODE)
-    made, wrong = _dress(files, fd, item, must, habits.strips_acl)
+    made, wrong = _dress(files, fd, wanted, must, habits)
     if not wrong:
         return made
     if wrong & _CONTENT:
@@ -305,29 +329,32 @@ def _fill(
     if has_mode:
         habits.denied |= item.mode & ~made.st_mode
     # Giving an owner takes setuid bits and capabilities away, so all is done once more.
-    made, wrong = _dress(files, fd, item, (wrong & _OWNER) | _MODE, habits.strips_acl)
+    made, wrong = _dress(files, fd, wanted, (wrong & _OWNER) | _MODE, habits)
     return None if wrong else made
 
 
 def _dress(
-    files: Files, fd: int, item: NewFile, must: int, strips_acl: bool
+    files: Files, fd: int, wanted: _Wanted, must: int, habits: _Learned
 ) -> tuple[os.stat_result, int]:
     """Give the open file what ``must`` says and all that belongs after it; answers what is not as
     it shall be.
 
     :raises OSError:
     """
+    item, acl_of_mode = wanted
     _, content, mode, uid, gid, mtime_ns, xattrs = item
     if must & _OWNER:
         files.chown(fd, uid, gid)
     if xattrs:
         _set_xattrs(files, fd, xattrs, acls=False)
-    if strips_acl and not (xattrs and _ACCESS_ACL in xattrs):
+    if habits.strips_acl and not (xattrs and _ACCESS_ACL in xattrs):
         _strip_acl(files, fd)
     if must & _MODE:
         _set_mode(files, fd, item)
     if xattrs:
         _set_xattrs(files, fd, xattrs, acls=True)
+    if acl_of_mode is not None:
+        _have_acl_of_mode(files, fd, acl_of_mode, (mode, not must & _MODE), habits)
     files.utime(fd, mtime_ns)
     made = files.fstat(fd)
     wrong = 0
@@ -346,6 +373,25 @@ def _set_xattrs(files: Files, fd: int, xattrs: Mapping[bytes, bytes], *, acls: b
     for name, value in xattrs.items():
         if (name in ACLS) == acls:
             files.setxattr(fd, name, value)
+
+
+def _have_acl_of_mode(
+    files: Files, fd: int, wanted: bytes, made_with: tuple[int, bool], habits: _Learned
+) -> None:
+    """Give it, unless the file has it already. One is looked at, the others that are made like it
+    have it, too: that saves them a request."""
+    implied = (*made_with, wanted)
+    if habits.implied == implied:
+        return
+    try:
+        is_there = files.getxattr(fd, NFS4_ACL) == wanted
+    except OSError as error:
+        # Where there are no NFSv4 ACLs none is needed.
+        is_there = error.errno in (errno.ENOTSUP, errno.ENODATA)
+    if is_there:
+        habits.implied = implied
+    else:
+        files.setxattr(fd, NFS4_ACL, wanted)
 
 
 def _strip_acl(files: Files, fd: int) -> None:

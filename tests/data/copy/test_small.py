@@ -45,6 +45,7 @@ from tests.support.syscalls import Faulty, Rival, Watched, call, open_fds
 from tests.support.trees import CAPABILITY, NET_RAW, Node, acl, build, differences, snapshot, trees
 
 ACCESS_ACL = b"system.posix_acl_access"
+NFS4_ACL = b"system.nfs4_acl"
 DEFAULT_ACL = "system.posix_acl_default"
 TIME_NS = 1_600_000_000_123_456_789
 USER = 65534
@@ -494,6 +495,82 @@ def test_a_default_acl_of_the_directory_is_not_inherited(small: SmallFiles, wher
     assert [
         item.name for item in items if not is_as_asked(where / os.fsdecode(item.name), item)
     ] == []
+
+
+def nfs4_acl(*whos: bytes, flags: int = 0) -> bytes:
+    aces = [
+        struct.pack(">IIII", 0, flags, 0x16019F, len(who)) + who + b"\0" * (-len(who) % 4)
+        for who in whos
+    ]
+    return struct.pack(">I", len(aces)) + b"".join(aces)
+
+
+OF_MODE = nfs4_acl(b"OWNER@", b"GROUP@", b"EVERYONE@")
+
+
+def test_an_acl_that_says_what_the_mode_does_is_not_needed_where_there_are_none(
+    small: SmallFiles, where: Path
+) -> None:
+    items = [new(b"m%04o" % mode, mode=mode, xattrs={NFS4_ACL: OF_MODE}) for mode in (0o644, 0o640)]
+    items.append(new(b"more", xattrs={NFS4_ACL: OF_MODE, b"user.a": b"1"}))
+    assert write(small, where, *items) == [True] * len(items)
+    for item in items:
+        rest = {name: value for name, value in item.xattrs.items() if name != NFS4_ACL}
+        assert is_as_asked(where / os.fsdecode(item.name), item._replace(xattrs=rest))
+
+
+@pytest.mark.parametrize(
+    "acl_value",
+    [
+        nfs4_acl(b"OWNER@", b"1234"),
+        nfs4_acl(b"OWNER@", flags=1),
+        nfs4_acl(b"OWNER@") + b"\0",
+        nfs4_acl(b"OWNER@")[:-1],
+        b"\xff\xff\xff\xff",
+        nfs4_acl(*[b"EVERYONE@"] * 20),
+    ],
+    ids=["named", "inherited", "longer", "shorter", "no more than a number", "too long"],
+)
+def test_another_one_is_for_the_careful_way(
+    small: SmallFiles, where: Path, acl_value: bytes
+) -> None:
+    assert write(small, where, new(b"f", xattrs={NFS4_ACL: acl_value}), new(b"g")) == [False, True]
+    assert os.listdir(where) == ["g"]
+
+
+class WithNfs4Acls(Files):
+    """A file system whose new files have this NFSv4 ACL."""
+
+    def __init__(self, by_itself: bytes) -> None:
+        self.by_itself = by_itself
+        self.asked = self.given = 0
+
+    def getxattr(self, place: sysio.Place, name: bytes) -> bytes:
+        if name != NFS4_ACL:
+            return super().getxattr(place, name)
+        self.asked += 1
+        return self.by_itself
+
+    def setxattr(self, place: sysio.Place, name: bytes, value: bytes) -> None:
+        assert (name, value) == (NFS4_ACL, OF_MODE)
+        self.given += 1
+
+
+def test_one_file_of_a_kind_is_asked_whether_it_has_it(where: Path) -> None:
+    """In C it is the same; see tests/nfs for that one."""
+    files = WithNfs4Acls(OF_MODE)
+    xattrs = {NFS4_ACL: OF_MODE}
+    items = [new(b"%d" % number, xattrs=xattrs) for number in range(SLICE - 1)]
+    items += [new(b"other mode", mode=0o755, xattrs=xattrs)]
+    assert write(SmallFiles(files), where, *items) == [True] * len(items)
+    assert (files.asked, files.given) == (2, 0)
+
+
+def test_files_that_have_another_one_are_each_given_it(where: Path) -> None:
+    files = WithNfs4Acls(nfs4_acl(b"OWNER@", b"1234"))
+    items = [new(b"%d" % number, xattrs={NFS4_ACL: OF_MODE}) for number in range(3)]
+    assert write(SmallFiles(files), where, *items) == [True] * 3
+    assert (files.asked, files.given) == (3, 3)
 
 
 @root

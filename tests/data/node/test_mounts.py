@@ -62,8 +62,8 @@ def test_what_protects_us_comes_after_the_configured_options(read_only: bool, ac
     argv = mount_argv(mount, POINT, read_only=read_only)
     assert argv[:3] == ["mount", "-t", "nfs"]
     options = argv[argv.index("-o") + 1].split(",")
-    assert options[-9:-5] == ["suid", "dev", "exec", "rw"]
-    assert options[-5:] == ["softerr", "nosuid", "nodev", "noexec", access]
+    assert options[-10:-6] == ["suid", "dev", "exec", "rw"]
+    assert options[-6:] == ["softerr", "nosuid", "nodev", "noexec", "noatime", access]
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_an_nfs_mount_gives_up_whatever_is_configured(
     mount = Mount(proto="nfs", export="nas:/a", options=tuple(configured))
     argv = mount_argv(mount, POINT, read_only=True)
     options = argv[argv.index("-o") + 1].split(",")
-    assert options == [*told, "nosuid", "nodev", "noexec", "ro"]
+    assert options == [*told, "nosuid", "nodev", "noexec", "noatime", "ro"]
 
 
 def test_an_older_kernel_gets_the_older_option_from_then_on(tmp_path: Path) -> None:
     told: list[str] = []
 
     def older(argv: list[str]) -> None:
-        told.append(argv[argv.index("-o") + 1].split(",")[-5])
+        told.append(argv[argv.index("-o") + 1].split(",")[-6])
         if told[-1] == "softerr":
             reason = "mount.nfs: an incorrect mount option was specified (status 32)"
             raise exception.MountFailed(export="nas:/a", reason=reason)
@@ -114,7 +114,7 @@ def test_unmounting_does_not_ask_the_server_where_the_path_leads(
 
 def test_a_bind_mount_does_not_take_the_mounts_inside_along() -> None:
     argv = mount_argv(Mount(proto="bind", export="/srv"), POINT, read_only=True)
-    assert argv == ["mount", "--bind", "-o", "nosuid,nodev,noexec,ro", "--", "/srv", POINT]
+    assert argv == ["mount", "--bind", "-o", "nosuid,nodev,noexec,noatime,ro", "--", "/srv", POINT]
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_the_kernel_knows_of_nosuid_nodev_noexec(
         ]
         assert int(line.split(" ")[0]) == tree.mount_id
         options = set(line.split(" ")[5].split(","))
-        assert {"nosuid", "nodev", "noexec", "ro" if read_only else "rw"} <= options
+        assert {"nosuid", "nodev", "noexec", "noatime", "ro" if read_only else "rw"} <= options
 
 
 @pytest.mark.root

@@ -129,7 +129,8 @@ def round_trip(
         _server("source", addresses[0], fs_types[2], f"{name}-target"),
     ]
     build(str(shares[0][0]), TREE)
-    # What was there before a restore is not to be there after it.
+    # What was there before a restore is not to be there after it, nor what it lets others inherit.
+    os.setxattr(shares[2][0], os.fsdecode(DEFAULT_ACL), acl((1234, 7), (5, 7)))
     (shares[2][0] / "extra").mkdir()
     versions = [source, backup, target]
     manager = MountManager(f"/run/mounts-{name}")
