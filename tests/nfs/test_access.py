@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.db.builders import PROJECT
-from tests.nfs.vm import ADDRESSES, PLAIN, Agent, Vm
+from tests.nfs.vm import ADDRESSES, CLIENT, PLAIN, Agent, Vm
 from tests.share.nfs_ssh_harness import VM_ROOT, NfsSshHarness, vm_harness
 
 pytestmark = [pytest.mark.full, pytest.mark.root]
@@ -31,12 +31,13 @@ class Site:
     client: Agent
     arguments: dict[str, Any]
 
-    def call(self, function: str, version: str) -> Any:
-        return self.client.call(function, version=version, share_id=self.share_id, **self.arguments)
+    def call(self, function: str, version: str, **more: Any) -> Any:
+        arguments = {"version": version, "share_id": self.share_id, **self.arguments, **more}
+        return self.client.call(function, **arguments)
 
-    def names(self) -> str:
-        """All that is in the share."""
-        tree = self.server.store.tree(self.share_id)
+    def names(self, share_id: str | None = None) -> str:
+        """All that is in the share, or in another one."""
+        tree = self.server.store.tree(share_id or self.share_id)
         return self.vm.run(PLAIN, "find", tree, "-mindepth", "1", "-printf", "%P ")
 
 
@@ -75,6 +76,19 @@ def test_the_source_cannot_be_written_during_a_backup_nor_mounted_after_it(
     assert "denied" in said or "No such file" in said, said
     assert site.names() == "file "
     assert site.server.in_force(site.share_id) == set()
+
+
+def test_the_backups_lie_in_a_share_that_is_open_while_it_is_needed(site: Site) -> None:
+    backups_id, target_id = (site.server.create_share(project_id=PROJECT) for _ in range(2))
+    site.vm.run(PLAIN, "chmod", "700", site.server.store.tree(backups_id))
+    found = site.call("access.managed", "4.2", backups_id=backups_id, target_id=target_id)
+    assert found["during"] == [[ADDRESSES[CLIENT], "rw"]]
+    assert found["backup"] == found["restore"] == ["done", None]
+    assert found["after it"] == found["after all"] == []
+    status, said = found["mount after it"]
+    assert status != 0
+    assert "denied" in said or "No such file" in said, said
+    assert site.names(target_id) == "file "
 
 
 def test_who_was_taken_over_cannot_write_any_more(site: Site) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from manila_backup.data.backup_share import ManagedShare
 from manila_backup.data.holder import Stop
 from manila_backup.data.jobs import run_job
 from manila_backup.data.mountinfo import mounted_below
@@ -49,8 +50,8 @@ class Site:
         self.world.store = self.store  # type: ignore[assignment]
 
     def node(self, host: str, address: str, **changes: Any) -> Node:
-        mount = nfs_mount(self.world.backup_share, self.world.version)
-        node = self.world.node(host, backup_mount=mount, address=address, **changes)
+        fixed = nfs_mount(self.world.backup_share, self.world.version)
+        node = self.world.node(host, **{"backup_mount": fixed, "address": address, **changes})
         store = NfsSshStore(Server(self._ssh), self._settings)
         provider = NfsSshShareProvider(store, mount_options=self._settings.mount_options)
         return replace(node, provider=provider, mounts=MountManager(f"/run/mounts-{host}"))
@@ -118,6 +119,36 @@ def read_only(*, share_id: str, **site_arguments: Any) -> dict[str, Any]:
         found["backup"] = (ended.status.value, ended.fail_reason)
     status, said = site.mount(share_id, f"ro,{options}")
     found["after it"] = (status, said)
+    return found
+
+
+def managed(
+    *, share_id: str, backups_id: str, target_id: str, **site_arguments: Any
+) -> dict[str, Any]:
+    """A backup into a share of the provider's, and a restore from it to another share; who had
+    access to the share of the backups during the first, and after each."""
+    site = Site(**site_arguments)
+    world = site.world
+    node = site.node("node-a", CLIENT, backup_mount=ManagedShare(share_id=backups_id))
+
+    def rules() -> list[tuple[str, str]]:
+        found = site.store.get(backups_id).access_rules
+        return [(rule.access_to, rule.access_level.value) for rule in found]
+
+    found: dict[str, Any] = {}
+    world.workers.lay("publish", "pass")
+    queued = world.queue_backup(share_id)
+    with _child(lambda: world.work(queued, node)):
+        world.workers.meet("publish", limit_s=LIMIT_S)
+        found["during"] = rules()
+        world.workers.let_go("publish")
+        ended = site.until(queued, OperationStatus.DONE, OperationStatus.FAILED)
+    found["backup"] = (ended.status.value, ended.fail_reason)
+    found["after it"] = rules()
+    found["mount after it"] = site.mount(backups_id, f"vers={world.version},soft,retry=0")
+    ended = world.work(world.queue_restore(queued.backup_id, target_id), node)
+    found["restore"] = (ended.status.value, ended.fail_reason)
+    found["after all"] = rules()
     return found
 
 

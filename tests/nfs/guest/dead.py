@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file server of a share dies under a job, at a moment that the test chooses."""
+"""The file server of several shares dies under a job of each, at moments that the test chooses."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ LIMIT_S = 200.0
 STEPS = {"walk": "backup", "unmount": "done"}
 """At which of its steps the worker waits until the fault is there."""
 
-OTHERS_AT = "copy"
-"""The moment at which another job is begun: each costs twenty seconds in this machine."""
+BEFORE = ["unmount", "walk", "copy"]
+"""The moments that come before the fault, in the order in which jobs are brought to them: the one
+that does not wait comes last."""
 
 
 class Site:
@@ -40,11 +41,12 @@ class Site:
     def __init__(self, database_file: str, version: str) -> None:
         self.world = new_world("source", database_file, version)
         self.rate = SharedRate(0)
-        node = self.world.nfs_node(max_attempts=1, max_operations=3, poll_interval_s=2.0)
+        node = self.world.nfs_node(max_attempts=1, max_operations=5, poll_interval_s=2.0)
         self.manager = DataManager(replace(node, rate=self.rate))
-        self.share_id = self.world.share()
-        self.large_id = self.world.share(filled=False)
-        large = self.world.store.tree(self.large_id) / "large"
+        # A job has its share for itself.
+        self.shares = {moment: self.world.share() for moment in ("mount", "walk", "unmount")}
+        self.shares["copy"] = self.world.share(filled=False)
+        large = self.world.store.tree(self.shares["copy"]) / "large"
         large.write_bytes(bytes(range(256)) * (LARGE_BYTES // 256))
         self.other_id = self.world.share(filled=False)
         elsewhere = Path(tempfile.mkdtemp(prefix="other-", dir="/export/backup/ext4"))
@@ -78,45 +80,51 @@ class Site:
 
     # --- one death --------------------------------------------------------------------------------
 
-    def cell(self, fault: str, moment: str) -> dict[str, Any]:
-        step = STEPS.get(moment)
-        if step is not None:
-            self.world.workers.lay(step, "pass")
-        if moment == "copy":
-            self.rate.set(RATE)
-        if moment == "mount":
-            strike("source", fault)
-        share_id = self.large_id if moment == "copy" else self.share_id
-        queued = self._queue(share_id)
-        if step is not None:
-            self.world.workers.meet(step, limit_s=LIMIT_S)
-        elif moment == "copy":
-            wait_for(
-                lambda: self._now(queued).counters.bytes > LARGE_BYTES / 8, "bytes", limit_s=LIMIT_S
-            )
-        if moment != "mount":
-            strike("source", fault)
-        if step is not None:
-            self.world.workers.let_go(step)
+    def strike(self, fault: str, moments: list[str]) -> dict[str, Any]:
+        """What comes of a job at each of the moments, of a job on the other server that begins
+        meanwhile, and of the node's reports."""
+        queued = {moment: self._bring_to(moment) for moment in BEFORE if moment in moments}
+        strike("source", fault)
         began_s = time.monotonic()
         try:
-            other = self._queue(self.other_id) if moment == OTHERS_AT else None
-            ended = self._until_over(queued)
-            took_s = time.monotonic() - began_s
+            if "mount" in moments:
+                queued["mount"] = self._queue(self.shares["mount"])
+            other = self._queue(self.other_id)
+            for moment in STEPS.keys() & queued.keys():
+                self.world.workers.let_go(STEPS[moment])
+            jobs = {moment: self._outcome(job, began_s) for moment, job in queued.items()}
             pause_s = self.longest_pause_s(began_s)
-            others = None if other is None else self._until_over(other).status.value
+            others = self._until_over(other).status.value
         finally:
             self.rate.set(0)
             mend("source", fault)
         self.manager.reap()
         wait_for(lambda: HANGING.reap() == 0, "the end of what hangs", limit_s=LIMIT_S)
-        self.world.assert_nothing_is_left(share_id)
+        for moment in moments:
+            self.world.assert_nothing_is_left(self.shares[moment])
+        return {"jobs": jobs, "other": others, "pause": pause_s}
+
+    def _bring_to(self, moment: str) -> Operation:
+        step = STEPS.get(moment)
+        if step is not None:
+            self.world.workers.lay(step, "pass")
+            queued = self._queue(self.shares[moment])
+            self.world.workers.meet(step, limit_s=LIMIT_S)
+            return queued
+        self.rate.set(RATE)
+        queued = self._queue(self.shares[moment])
+        wait_for(
+            lambda: self._now(queued).counters.bytes > LARGE_BYTES / 8, "bytes", limit_s=LIMIT_S
+        )
+        return queued
+
+    def _outcome(self, queued: Operation, began_s: float) -> dict[str, Any]:
+        """Waits for it; ``seconds`` from the fault on, the wait for others before it included."""
+        ended = self._until_over(queued)
         return {
             "status": ended.status.value,
             "reason": ended.fail_reason,
-            "seconds": took_s,
-            "other": others,
-            "pause": pause_s,
+            "seconds": time.monotonic() - began_s,
         }
 
     def _queue(self, share_id: str) -> Operation:
@@ -133,14 +141,13 @@ class Site:
         return self._now(operation)
 
 
-def cells(*, version: str, wanted: list[list[str]], database_file: str) -> list[dict[str, Any]]:
-    """What came of each (fault, moment), one after the other under one manager; in the end of a
-    backup with all servers well."""
+def strikes(
+    *, version: str, wanted: list[tuple[str, list[str]]], database_file: str
+) -> dict[str, Any]:
+    """What came of each fault at its moments, one fault after the other under one manager; and of a
+    backup in the end, with all servers well."""
     site = Site(database_file, version)
-    found = []
     with site.at_work():
-        for fault, moment in wanted:
-            found.append(site.cell(fault, moment))
-        done = site._until_over(site._queue(site.share_id))
-        found.append({"status": done.status.value, "reason": done.fail_reason})
-    return found
+        found = {fault: site.strike(fault, moments) for fault, moments in wanted}
+        done = site._until_over(site._queue(site.shares["walk"]))
+    return {"faults": found, "afterwards": [done.status.value, done.fail_reason]}

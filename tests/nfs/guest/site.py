@@ -106,7 +106,7 @@ def strike(host: str, fault: str) -> None:
     if fault == "stopped":
         on(host, "rpc.nfsd", "0")
     elif fault == "dropped":
-        on("plain", "tc", "qdisc", "add", "dev", host, "root", "netem", "loss", "100%")
+        on("plain", "tc", "qdisc", "replace", "dev", host, "root", "netem", "loss", "100%")
     else:
         on(host, "exportfs", "-ua")
         on(host, "exportfs", "-f")
