@@ -30,8 +30,7 @@ NODE = "192.0.2.7"
 MANILA = pytest.param("manila", marks=[pytest.mark.full, pytest.mark.acceptance])
 NFS_SSH = pytest.param("nfs_ssh", marks=[pytest.mark.slow, pytest.mark.root])
 VM = pytest.param("vm", marks=[pytest.mark.by_hand, pytest.mark.root])
-"""The same before a kernel that serves NFS: a quarter of an hour. ``tests/nfs/test_grants.py`` has
-a part of it."""
+"""The same before a kernel that serves NFS: a quarter of an hour."""
 
 
 @pytest.fixture(params=["local", NFS_SSH, VM, MANILA])
