@@ -50,11 +50,16 @@ USER: Changes = {"attributes": {"user.colour"}, "d": {"user.of a directory"}}
 INHERITED: Changes = {
     "": {"system.posix_acl_default"},
     "d/closed": {"system.posix_acl_default"},
+    "named": {"system.posix_acl_default"},
 }
 """What the target's root let others inherit before the restore: the server (Linux 6.1) takes an
 NFSv4 ACL without any of it, and keeps it. It is made to say no more than a mode, and counted."""
 
-ACLS: Changes = {"acl": {"system.posix_acl_access"}, "d": {"system.posix_acl_default"}}
+ACLS: Changes = {
+    "acl": {"system.posix_acl_access"},
+    "named": {"system.posix_acl_access"},
+    "d": {"system.posix_acl_default"},
+}
 
 
 def united(*some: Changes) -> Changes:

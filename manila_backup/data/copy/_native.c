@@ -476,10 +476,10 @@ struct item {
 enum { OF_MODE_BYTES = 512 };
 
 /* The NFSv4 ACL that a new file was seen to have by itself. What a server makes of a mode depends on
- * the server, and on whether the file was made with it or got it later. */
+ * the server, and on whether the file was made with it or got it later, as its owner did. */
 struct implied {
     mode_t mode;
-    bool has_mode;
+    int must;
     size_t size; /* 0: none was seen */
     char value[OF_MODE_BYTES];
 };
@@ -538,29 +538,31 @@ static bool set_mode(int fd, const struct item *item)
     return fchmod(fd, item->mode) == 0;
 }
 
-static bool is_implied(const struct implied *implied, const struct item *item, bool has_mode)
+static bool is_implied(const struct implied *implied, const struct item *item, int must)
 {
     return implied->size && implied->size == item->of_mode.size && implied->mode == item->mode &&
-           implied->has_mode == has_mode &&
+           implied->must == must &&
            !memcmp(implied->value, item->of_mode.value, implied->size);
 }
 
 /* Whether the open file has the NFSv4 ACL that says what its mode does; given, if it has another.
  * One is looked at, the others that are made like it have it, too: that saves them a request. */
-static bool has_acl_of_mode(int fd, const struct item *item, bool has_mode,
-                            struct implied *implied)
+static bool has_acl_of_mode(int fd, const struct item *item, int must, struct implied *implied)
 {
     const struct xattr *wanted = &item->of_mode;
-    if (!wanted->name || is_implied(implied, item, has_mode))
+    if (!wanted->name || is_implied(implied, item, must))
         return true;
     char found[OF_MODE_BYTES];
     ssize_t size = fgetxattr(fd, NFS4_ACL, found, sizeof found);
     bool is_there = size >= 0 && (size_t)size == wanted->size &&
                     !memcmp(found, wanted->value, wanted->size);
     bool is_needless = size < 0 && (errno == ENOTSUP || errno == ENODATA);
-    if (!is_there && !is_needless)
+    if (!is_there && !is_needless) {
+        if (size < 0 && errno != ERANGE && errno != EACCES && errno != EPERM)
+            return false;
         return fsetxattr(fd, NFS4_ACL, wanted->value, wanted->size, 0) == 0;
-    *implied = (struct implied){.mode = item->mode, .has_mode = has_mode, .size = wanted->size};
+    }
+    *implied = (struct implied){.mode = item->mode, .must = must, .size = wanted->size};
     memcpy(implied->value, wanted->value, wanted->size);
     return true;
 }
@@ -580,7 +582,7 @@ static int dress(int fd, const struct item *item, int must, struct habits *habit
         return FAILED;
     if (item->has_acl && !set_xattrs(fd, item, true))
         return FAILED;
-    if (!has_acl_of_mode(fd, item, !(must & MODE), &habits->implied))
+    if (!has_acl_of_mode(fd, item, must & (OWNER | MODE), &habits->implied))
         return FAILED;
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, item->mtime};
     if (futimens(fd, times) != 0 || fstat(fd, info) != 0)
@@ -683,9 +685,12 @@ static bool is_of_mode(const char *value, size_t size)
     for (uint32_t left = word(value); left; left--) {
         if (size - at < 16)
             return false;
-        uint32_t flags = word(value + at + 4), who = word(value + at + 12);
+        uint32_t kind = word(value + at), flags = word(value + at + 4);
+        uint32_t mask = word(value + at + 8), who = word(value + at + 12);
         at += 16;
-        if (flags & 0xf || who > size - at || !is_special(value + at, who))
+        if (kind > 1 || flags & 0xf || who > size - at || !is_special(value + at, who))
+            return false;
+        if (kind == 0 && value[at] != 'O' && mask & 0xd0000)
             return false;
         at += (who + 3) & ~(size_t)3;
         if (at > size)

@@ -14,11 +14,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from manila_backup.data.catalog.codec import TIME_MAX_NS, TIME_MIN_NS
 from manila_backup.data.catalog.entry import Entry, EntryType
-from manila_backup.data.copy.nfs4_acl import is_trivial, trivial
+from manila_backup.data.copy import nfs4_acl
 from manila_backup.data.copy.sysio import Files, Place, itself
 from manila_backup.names import escape
 
@@ -83,16 +83,6 @@ class Attributes:
             xattrs=xattrs.values,
             lost=xattrs.lost + time_lost,
         )
-
-
-def before_its_entries(wanted: Attributes) -> Attributes:
-    """What a directory is given that more is to be put into: no NFSv4 ACL that new entries would
-    inherit, since a server may not let go of it (Linux 6.1)."""
-    value = wanted.xattrs.get(NFS4_ACL)
-    if value is None or is_trivial(value):
-        return wanted
-    rest = {name: value for name, value in wanted.xattrs.items() if name != NFS4_ACL}
-    return replace(wanted, xattrs=rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +160,20 @@ class Setter:
         self._policy = policy
 
     def apply(
-        self, fd: int, type_: EntryType, wanted: Attributes, *, is_path: bool, strip: bool
+        self,
+        fd: int,
+        type_: EntryType,
+        wanted: Attributes,
+        *,
+        is_path: bool,
+        strip: bool,
+        is_final: bool = True,
     ) -> tuple[str, ...]:
         """Make the open entry have them; answers what it could not be given, as losses.
 
         ``is_path``: the fd is an O_PATH one. ``strip`` removes other attributes first: for entries
-        that were there before.
+        that were there before. ``is_final``: False for a directory that more is to be put into: its
+        NFSv4 ACL lets nothing inherit, since a server may never let go of that (Linux 6.1).
         :raises OSError: what is not a mere refusal (EIO, EROFS, ESTALE ...).
         """
         place = itself(fd) if is_path else fd
@@ -187,13 +185,13 @@ class Setter:
         if strip:
             lost |= dict.fromkeys(self._strip(place, wanted))
         self._set_owner(place, before, wanted)
-        self._set_xattrs(place, wanted, lost, acls=False)
+        self._set_xattrs(place, wanted.xattrs, lost, acls=False)
         info = self._files.fstat(fd)
         mode = self._mode(type_, wanted, info)
         if type_ is not EntryType.SYMLINK:
             with refusals(_REFUSED):
                 self._files.chmod(place, mode)
-            if self._set_xattrs(place, wanted, lost, acls=True):
+            if self._set_acls(place, wanted, lost, is_final=is_final):
                 self._chmod_again(fd, place, mode)
                 if type_ is EntryType.DIRECTORY and not self._lets_go(place, wanted):
                     lost[loss_of(NFS4_ACL)] = None
@@ -211,7 +209,7 @@ class Setter:
             raise
         for name in names:
             if name == NFS4_ACL and name not in wanted.xattrs:
-                yield from self._reduce_nfs4_acl(place)
+                yield from self._strip_nfs4_acl(place)
             elif name not in wanted.xattrs and name not in _STAYS:
                 yield from self._remove(place, name)
 
@@ -224,25 +222,46 @@ class Setter:
             if error.errno != errno.ENODATA:
                 yield loss_of(name)
 
-    def _reduce_nfs4_acl(self, place: Place) -> Iterator[str]:
-        """To what a mode can say; it cannot be removed."""
+    def _strip_nfs4_acl(self, place: Place) -> Iterator[str]:
+        """It cannot be removed."""
+        before = self._nfs4_acl(place)
+        if before is None or nfs4_acl.is_trivial(before):
+            return
         try:
-            before = self._files.getxattr(place, NFS4_ACL)
-            if is_trivial(before):
-                return
-            self._files.setxattr(place, NFS4_ACL, trivial(before))
-            if is_trivial(self._files.getxattr(place, NFS4_ACL)):
-                return
-            # Then at least nobody inherits anything from it but what a mode can say.
-            self._files.setxattr(place, NFS4_ACL, trivial(before, inherited=True))
+            self._files.setxattr(place, NFS4_ACL, nfs4_acl.trivial(before))
         except ValueError:
             pass  # it is something else
         except OSError as error:
             if error.errno not in _XATTR_REFUSED:
                 raise
-            if error.errno in _NO_XATTRS | {errno.ENODATA}:
-                return
-        yield loss_of(NFS4_ACL)
+        left = self._nfs4_acl(place)
+        if left is not None and not nfs4_acl.is_trivial(left):
+            yield loss_of(NFS4_ACL)
+
+    def _inherit_nothing(self, fd: int) -> Iterator[str]:
+        """Of a directory's NFSv4 ACL; what else it says stays."""
+        before = self._nfs4_acl(fd)
+        if before is None or not nfs4_acl.inherits(before):
+            return
+        try:
+            self._files.setxattr(fd, NFS4_ACL, nfs4_acl.without_inheritance(before))
+            left = self._nfs4_acl(fd)
+            if left is not None and nfs4_acl.inherits(left):
+                # Whether this is a loss is seen in the end, when the directory gets its own ACL.
+                self._files.setxattr(fd, NFS4_ACL, nfs4_acl.inheriting_little(before))
+        except OSError as error:
+            if error.errno not in _XATTR_REFUSED:
+                raise
+            yield loss_of(NFS4_ACL)
+
+    def _nfs4_acl(self, place: Place) -> bytes | None:
+        """None: there is none, or it cannot be had."""
+        try:
+            return self._files.getxattr(place, NFS4_ACL)
+        except OSError as error:
+            if error.errno not in _XATTR_REFUSED:
+                raise
+            return None
 
     def _set_owner(self, place: Place, info: os.stat_result, wanted: Attributes) -> None:
         if (info.st_uid, info.st_gid) == (wanted.uid, wanted.gid):
@@ -256,11 +275,11 @@ class Setter:
                 self._files.chown(place, -1, wanted.gid)
 
     def _set_xattrs(
-        self, place: Place, wanted: Attributes, lost: dict[str, None], *, acls: bool
+        self, place: Place, wanted: Mapping[bytes, bytes], lost: dict[str, None], *, acls: bool
     ) -> bool:
         """Answers whether there were any."""
         chosen = False
-        for name, value in wanted.xattrs.items():
+        for name, value in wanted.items():
             if (name in ACLS) != acls:
                 continue
             chosen = True
@@ -269,22 +288,34 @@ class Setter:
             except OSError as error:
                 if error.errno not in _XATTR_REFUSED:
                     raise
-                if name != NFS4_ACL or not is_trivial(value):
+                if name != NFS4_ACL or not nfs4_acl.is_trivial(value):
                     lost[loss_of(name)] = None
         return chosen
+
+    def _set_acls(
+        self, place: Place, wanted: Attributes, lost: dict[str, None], *, is_final: bool
+    ) -> bool:
+        """Answers whether there were any."""
+        acls = wanted.xattrs
+        value = acls.get(NFS4_ACL)
+        if is_final or value is None or not nfs4_acl.inherits(value):
+            return self._set_xattrs(place, acls, lost, acls=True)
+        given = {**acls, NFS4_ACL: nfs4_acl.without_inheritance(value)}
+        self._set_xattrs(place, given, lost, acls=True)
+        if self._nfs4_acl(place) is None:
+            # Refused, perhaps without a word if what is left of it is trivial. The catalog is to
+            # know now.
+            lost[loss_of(NFS4_ACL)] = None
+        return True
 
     def _lets_go(self, place: Place, wanted: Attributes) -> bool:
         """Whether new entries inherit nothing where they are to inherit nothing: a server may take
         an NFSv4 ACL and keep that part of the old one (Linux 6.1)."""
         value = wanted.xattrs.get(NFS4_ACL)
-        if value is None or not is_trivial(value):
+        if value is None or nfs4_acl.inherits(value):
             return True
-        try:
-            return is_trivial(self._files.getxattr(place, NFS4_ACL))
-        except OSError as error:
-            if error.errno not in _XATTR_REFUSED:
-                raise
-            return True
+        found = self._nfs4_acl(place)
+        return found is None or not nfs4_acl.inherits(found)
 
     def _chmod_again(self, fd: int, place: Place, mode: int) -> None:
         """An ACL carries permission bits too, and setting one may clear setgid."""
@@ -343,7 +374,7 @@ class Setter:
         if DEFAULT_ACL in names:
             lost += self._remove(fd, DEFAULT_ACL)
         if NFS4_ACL in names:
-            lost += self._reduce_nfs4_acl(fd)
+            lost += self._inherit_nothing(fd)
         self._open_to_owner(fd)
         return tuple(lost)
 

@@ -10,8 +10,9 @@ The calls for one file (in brackets: only if needed):
 
 - reading: openat2, fstat, listxattr [getxattr each] read [lseek SEEK_HOLE], fstat, close;
 - writing: openat, write [fchown] [setxattr each] [fchmod] [ACLs], utimensat, fstat, close;
-  once per directory (:meth:`SmallFiles.habits`) fstat and getxattr; and once per slice for each
-  NFSv4 ACL that says no more than the mode a getxattr, which finds that new files have it.
+  once per directory (:meth:`SmallFiles.habits`) fstat and getxattr; and for the first of files of
+  one slice that are to have the same NFSv4 ACL, which says no more than their mode, a getxattr,
+  which finds that new files have it.
 
 There are twins, in C (``_native.c``: the GIL is released for a slice of names) and in Python
 (``small_python.py``: through the seam, for tests and for machines without a compiler). They do the

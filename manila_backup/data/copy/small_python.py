@@ -236,7 +236,7 @@ def _read_xattrs(files: Files, fd: int) -> dict[bytes, bytes] | None:
 class _Learned:
     """What new files turn out to have without being given it. ``owner_differs``: the owner was
     guessed wrong, give it always; ``denied``: mode bits that were not granted (the umask);
-    ``implied``: mode, whether the file was made with it, and the NFSv4 ACL that it had then."""
+    ``implied``: mode, which of owner and mode was given later, and the NFSv4 ACL of it then."""
 
     __slots__ = ("denied", "gid", "implied", "owner_differs", "strips_acl", "uid")
 
@@ -244,7 +244,7 @@ class _Learned:
         self.uid, self.gid, self.strips_acl = habits
         self.owner_differs = False
         self.denied = 0o7000
-        self.implied: tuple[int, bool, bytes] | None = None
+        self.implied: tuple[int, int, bytes] | None = None
 
 
 class _Wanted(NamedTuple):
@@ -354,7 +354,7 @@ def _dress(
     if xattrs:
         _set_xattrs(files, fd, xattrs, acls=True)
     if acl_of_mode is not None:
-        _have_acl_of_mode(files, fd, acl_of_mode, (mode, not must & _MODE), habits)
+        _have_acl_of_mode(files, fd, acl_of_mode, (mode, must & (_OWNER | _MODE)), habits)
     files.utime(fd, mtime_ns)
     made = files.fstat(fd)
     wrong = 0
@@ -376,7 +376,7 @@ def _set_xattrs(files: Files, fd: int, xattrs: Mapping[bytes, bytes], *, acls: b
 
 
 def _have_acl_of_mode(
-    files: Files, fd: int, wanted: bytes, made_with: tuple[int, bool], habits: _Learned
+    files: Files, fd: int, wanted: bytes, made_with: tuple[int, int], habits: _Learned
 ) -> None:
     """Give it, unless the file has it already. One is looked at, the others that are made like it
     have it, too: that saves them a request."""
@@ -388,6 +388,8 @@ def _have_acl_of_mode(
     except OSError as error:
         # Where there are no NFSv4 ACLs none is needed.
         is_there = error.errno in (errno.ENOTSUP, errno.ENODATA)
+        if not is_there and error.errno not in (errno.ERANGE, errno.EACCES, errno.EPERM):
+            raise
     if is_there:
         habits.implied = implied
     else:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from manila_backup.data.catalog.entry import EntryType
-from manila_backup.data.copy.attributes import Attributes, Policy, Setter, before_its_entries
+from manila_backup.data.copy.attributes import Attributes, Policy, Setter
 from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.dirstack import (
     WINDOW,
@@ -127,15 +127,13 @@ class Target:
     @target_errors()
     def dress(self, path: bytes, made: MadeDirectory, wanted: Attributes) -> Held:
         """Give a directory that :meth:`bare_directory` made its attributes, and open it up again:
-        more is to be put into it. What it loses is known from then on, but for an NFSv4 ACL that
-        entries would inherit: that is for :meth:`finish`.
+        more is to be put into it. What it loses is known from then on.
         """
         fd = self._enter(path, made.identity)
-        given = before_its_entries(wanted)
         losses = self._setter.apply(
-            fd, EntryType.DIRECTORY, given, is_path=False, strip=made.reused
+            fd, EntryType.DIRECTORY, wanted, is_path=False, strip=made.reused, is_final=False
         )
-        losses += self._setter.open_up(fd, given)
+        losses += self._setter.open_up(fd, wanted)
         return self._held(wanted, tuple(dict.fromkeys(made.held.losses + losses)))
 
     @target_errors()

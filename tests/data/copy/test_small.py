@@ -497,9 +497,9 @@ def test_a_default_acl_of_the_directory_is_not_inherited(small: SmallFiles, wher
     ] == []
 
 
-def nfs4_acl(*whos: bytes, flags: int = 0) -> bytes:
+def nfs4_acl(*whos: bytes, kind: int = 0, flags: int = 0, mask: int = 0x12019F) -> bytes:
     aces = [
-        struct.pack(">IIII", 0, flags, 0x16019F, len(who)) + who + b"\0" * (-len(who) % 4)
+        struct.pack(">IIII", kind, flags, mask, len(who)) + who + b"\0" * (-len(who) % 4)
         for who in whos
     ]
     return struct.pack(">I", len(aces)) + b"".join(aces)
@@ -528,8 +528,13 @@ def test_an_acl_that_says_what_the_mode_does_is_not_needed_where_there_are_none(
         nfs4_acl(b"OWNER@")[:-1],
         b"\xff\xff\xff\xff",
         nfs4_acl(*[b"EVERYONE@"] * 20),
+        nfs4_acl(b"EVERYONE@", mask=0x40000),
+        nfs4_acl(b"EVERYONE@", kind=2),
     ],
-    ids=["named", "inherited", "longer", "shorter", "no more than a number", "too long"],
+    ids=[
+        *("named", "inherited", "longer", "shorter", "no more than a number", "too long"),
+        *("writes the ACL", "audit"),
+    ],
 )
 def test_another_one_is_for_the_careful_way(
     small: SmallFiles, where: Path, acl_value: bytes

@@ -74,6 +74,12 @@ TREE = Node(
                 b"below": Node(kind="file", chunks=((1, b"below"),)),
             },
         ),
+        b"named": Node(
+            kind="dir",
+            mode=0o750,
+            xattrs={ACCESS_ACL: acl((1234, 6))},
+            children={b"f": Node(kind="file", chunks=((0, b"x"),))},
+        ),
         b"new\nline \xff\xfe \\": Node(kind="file", chunks=((0, b"odd"),)),
         "e\u0301".encode(): Node(kind="file", chunks=((0, b"NFD"),)),
         "\u00e9".encode(): Node(kind="file", chunks=((0, b"NFC"),)),
