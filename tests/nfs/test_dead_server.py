@@ -28,8 +28,9 @@ ALL: dict[str, Strikes] = {
 }
 """A fault takes the machine a minute and a half, most of it for bringing jobs to their moments."""
 
-BOUND_S = 120
-"""Seconds that a job may take to give up: mount(8) may take a minute, and the machine is slow."""
+BOUND_S = 180
+"""Seconds that a job may take to give up: mount(8) may take a minute, and the machine is slow,
+beside other tests even more so."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_jobs_give_up_and_others_go_on(struck: tuple[Strikes, dict[str, Any]]) -
                 assert job["status"] == "failed", (fault, moment)
                 assert job["reason"], (fault, moment)
         assert outcome["other"] == "done", fault
-        assert outcome["pause"] < 10, fault
+        assert outcome["pause"] < 30, fault
 
 
 def test_the_node_recovers_without_a_restart(struck: tuple[Strikes, dict[str, Any]]) -> None:

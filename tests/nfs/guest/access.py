@@ -32,7 +32,7 @@ from tests.nfs.guest.site import new_world, nfs_mount
 
 CLIENT, OTHER = "10.99.0.21", "10.99.0.22"
 CLONE_NEWNET = 0x40000000
-LIMIT_S = 100.0
+LIMIT_S = 300.0
 
 
 class Site:

@@ -26,7 +26,7 @@ LARGE_BYTES = 64 << 20
 RATE = 4 << 20
 """Bytes per second: so most of the large file is still to be read when the server dies."""
 
-LIMIT_S = 200.0
+LIMIT_S = 300.0
 STEPS = {"walk": "backup", "unmount": "done"}
 """At which of its steps the worker waits until the fault is there."""
 
