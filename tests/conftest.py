@@ -40,10 +40,13 @@ MATRIX_SEED = "MANILA_BACKUP_MATRIX_SEED"
 def pytest_configure(config: pytest.Config) -> None:
     """Processes of pytest-xdist inherit the seed: all must collect the same tests.
 
-    A shell that starts us in the background has SIGINT ignored, and so would all that tests start.
+    A shell that starts us in the background has SIGINT ignored, nohup(1) SIGHUP, and so would all
+    that tests start. What has a handler here does what it does by default there.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     os.environ.setdefault(MATRIX_SEED, str(random.randrange(1000)))
 
 
