@@ -30,8 +30,6 @@ share_provider = manila_bind
 use_bus = true
 transport_url = {bus}
 mount_directory = {root}/{name}/mounts
-backup_mount_proto = path
-backup_mount_export = {root}/store
 poll_interval_s = 0.5
 lease_s = 10
 reaper_interval_s = 2
@@ -95,8 +93,13 @@ def beside(
 
     :param database: the name of one that is made on the cloud's server, or the URL of one.
     :param sections: further ones of the configuration files.
+    :param options: of the group DEFAULT; the backup share is a directory unless they say
+        ``backup_share_id``.
     """
-    (root / "store").mkdir(mode=0o700)
+    if "backup_share_id" not in options:
+        store = root / "store"
+        store.mkdir(mode=0o700)
+        options |= {"backup_mount_proto": "path", "backup_mount_export": store}
     url = database if "://" in database else cloud.create_database(database)
     written: dict[str, Any] = {"database": url, "options": options, "sections": sections}
     config = _written(cloud, root, "api1", **written)

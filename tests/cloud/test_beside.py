@@ -15,7 +15,7 @@ from tests.acceptance.programs import compare_trees
 from tests.cloud.beside import NODE_ADDRESS, Beside
 from tests.cloud.beside import beside as beside_manila
 from tests.cloud.cloud import Cloud
-from tests.cloud.users import ADMIN, ALT_DEMO, DEMO, DEMO_READER
+from tests.cloud.users import ADMIN, ALT_DEMO, DEMO, DEMO_READER, SERVICE
 
 pytestmark = [pytest.mark.full, pytest.mark.acceptance, pytest.mark.root]
 
@@ -61,6 +61,26 @@ def test_a_backup_is_restored_to_another_share_and_nothing_is_left(
     assert compare_trees(cloud.tree(source), cloud.tree(target)) == []
     assert [held(cloud, share) for share in (source, target)] == before
     assert before[0][1] == {("198.51.100.1", "rw")}
+
+
+def test_the_backups_may_lie_in_a_share_of_manilas(cloud: Cloud, tmp_path: Path) -> None:
+    """The data node has access to it while it needs it, and no longer."""
+    backups_id = cloud.create_share(SERVICE)
+    cloud.tree(backups_id).chmod(0o700)
+    source, target = cloud.create_share(DEMO), cloud.create_share(DEMO)
+    fill(cloud.tree(source))
+    (cloud.tree(source) / "large").write_bytes(os.urandom(LARGE_BYTES // 4))
+    options = {"backup_share_id": backups_id, "max_bytes_per_s": SLOW_BYTES_PER_S}
+    with beside_manila(cloud, tmp_path, "managed", **options) as service:
+        rest = service.rest(DEMO)
+        backup_id = rest.create_backup(source)
+        cloud.until(lambda: phase(rest, backup_id) == "copying", "the copy")
+        assert cloud.in_force(backups_id) == {(NODE_ADDRESS, "rw")}
+        rest.until_done(backup_id)
+        assert held(cloud, backups_id) == (None, set(), [])
+        rest.restored(backup_id, target)
+        assert compare_trees(cloud.tree(source), cloud.tree(target)) == []
+        assert held(cloud, backups_id) == (None, set(), [])
 
 
 def test_another_project_sees_nothing(cloud: Cloud, service: Beside) -> None:
