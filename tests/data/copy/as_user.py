@@ -31,10 +31,12 @@ from manila_backup.exception import CopyFailed
 from manila_backup.types import Counters
 from tests.data.copy.conftest import Opened, no_progress, not_cancelled
 from tests.support.as_user import as_user
+from tests.support.children import LASTING
 
 USER = 65534
 _NATIVE = "MANILA_BACKUP_NATIVE"
 _REPOSITORY = Path(__file__).parents[3]
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def entries_of(catalog: Path) -> Iterator[Entry]:
@@ -130,15 +132,21 @@ class Here:
 
 
 class OrdinaryUser:
-    """A context manager; the process lives for the block."""
+    """A context manager; the process lives for the block, or until something is mounted, which it
+    would not see."""
 
     def __enter__(self) -> OrdinaryUser:
+        self._start()
+        return self
+
+    def _start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(_REPOSITORY)}
         argv = [*as_user(USER), sys.executable, "-m", __name__]
+        self._mounts = _MOUNTS.read_bytes()
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
-        return self
+        LASTING.add(self._process.pid)
 
     def __exit__(
         self,
@@ -146,7 +154,11 @@ class OrdinaryUser:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         _, _ = self._process.communicate()
+        LASTING.remove(self._process.pid)
         assert self._process.returncode == 0
 
     def copy(self, source: Path, target: Path, options: CopyOptions) -> CopyResult:
@@ -165,6 +177,9 @@ class OrdinaryUser:
             "options": dataclasses.asdict(options),
             "native": os.environ.get(_NATIVE, "1"),
         }
+        if self._mounts != _MOUNTS.read_bytes():
+            self._end()
+            self._start()
         orders, answers = self._process.stdin, self._process.stdout
         assert orders is not None
         assert answers is not None
