@@ -98,6 +98,18 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remarks:
+    """What is behind the counters of the same names: printable, the first 100 of each.
+
+    ``changed`` and ``skipped`` are paths, ``losses`` are "path: what".
+    """
+
+    changed: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parallelism:
     """How much may work at one tree: ``processes`` at once, each with up to ``threads`` threads, as
     many as the latency that is seen makes worth it. ``rate_path``: content passes no faster than

@@ -27,9 +27,9 @@ from manila_backup.cmd.copy_progress import (
     line,
     size,
 )
-from manila_backup.cmd.copy_report import Failure, Outcome, Result, as_json, remarks, summary
+from manila_backup.cmd.copy_report import Failure, Outcome, Result, as_json, reservations, summary
 from manila_backup.cmd.copy_survey import Survey
-from manila_backup.types import Counters
+from manila_backup.types import Counters, Remarks
 
 DEADLINE_S = 60.0
 MB = 1_000_000
@@ -428,14 +428,12 @@ def test_summaries() -> None:
 
 def test_remarks_name_up_to_what_is_kept_and_count_the_rest() -> None:
     said = list(
-        remarks(
+        reservations(
             replace(
                 BASE,
                 result=Result.INCOMPLETE,
                 counters=Counters(losses=1, changed=1002, skipped=1, warnings=3),
-                losses=("a: owner",),
-                changed=("b", "c"),
-                skipped=("d",),
+                remarks=Remarks(losses=("a: owner",), changed=("b", "c"), skipped=("d",)),
             )
         )
     )
@@ -456,12 +454,12 @@ def test_remarks_of_failures() -> None:
     again = "what was copied so far stays; a second run completes it"
     failure = Failure(path="a/b", errno=28, reason="No space left on device")
     failed = replace(BASE, result=Result.FAILED, failure=failure)
-    assert list(remarks(failed)) == ["failed: a/b: No space left on device (errno 28)", again]
+    assert list(reservations(failed)) == ["failed: a/b: No space left on device (errno 28)", again]
     failed = replace(failed, failure=Failure(path=None, errno=None, reason="a worker died"))
-    assert list(remarks(failed)) == ["failed: a worker died", again]
+    assert list(reservations(failed)) == ["failed: a worker died", again]
     cancelled = replace(BASE, result=Result.CANCELLED, signal=15)
-    assert list(remarks(cancelled)) == ["cancelled (SIGTERM)", again]
-    assert list(remarks(BASE)) == []
+    assert list(reservations(cancelled)) == ["cancelled (SIGTERM)", again]
+    assert list(reservations(BASE)) == []
 
 
 def test_json_is_plain_text() -> None:

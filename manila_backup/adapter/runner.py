@@ -23,10 +23,11 @@ from manila_backup.adapter.messages import ALIVE, Job, JobKind, Outcome, progres
 from manila_backup.adapter.record import Record, check_id, held
 from manila_backup.data import worker_process
 from manila_backup.data.drivers import listing
-from manila_backup.data.drivers.base import Progress
+from manila_backup.data.drivers.base import BackupResult, Progress, RestoreResult
 from manila_backup.data.drivers.layout import checked
 from manila_backup.data.drivers.mounted import opened_root
 from manila_backup.data.mounts import MountManager
+from manila_backup.data.notice import notice
 from manila_backup.data.task import Task
 from manila_backup.data.worker_process import Hooks
 from manila_backup.exception import (
@@ -35,7 +36,8 @@ from manila_backup.exception import (
     ManilaBackupError,
     TransientError,
 )
-from manila_backup.types import BackupRef, Counters, Mount, MountedTree, RestoreMode
+from manila_backup.states import OperationKind
+from manila_backup.types import BackupRef, Counters, Mount, MountedTree, Remarks, RestoreMode
 
 LOG = log.getLogger(__name__)
 
@@ -129,7 +131,8 @@ class Work:
                 source = self._mount_share(stack, read_only=True)
                 root = self._mount_store(stack, read_only=False)
                 arguments: tuple[Any, ...] = (self._job.description, source, None)
-                return _counters(self._drive(record, root, "backup", *arguments))
+                backup: BackupResult = self._drive(record, root, "backup", *arguments)
+                return self._told(OperationKind.CREATE, backup.stored.counters, backup.remarks)
             root = self._mount_store(stack, read_only=self._job.kind is JobKind.RESTORE)
             self._refuse_upstreams(root)
             if self._job.kind is JobKind.DELETE:
@@ -137,7 +140,15 @@ class Work:
                 return None
             ref = self._newest(root)
             target = self._mount_share(stack, read_only=False)
-            return _counters(self._drive(record, root, "restore", ref, target, RestoreMode.EXACT))
+            restore: RestoreResult = self._drive(
+                record, root, "restore", ref, target, RestoreMode.EXACT
+            )
+            return self._told(OperationKind.RESTORE, restore.counters, restore.remarks)
+
+    def _told(self, kind: OperationKind, counters: Counters, remarks: Remarks) -> Counters:
+        """In the log only: to Manila a backup is there or it is not."""
+        notice(kind, f"Operation {self._job.operation_id}", counters, remarks)
+        return counters
 
     def _clean(self, record: Record, stack: ExitStack) -> None:
         worker = record.worker()
@@ -196,11 +207,6 @@ class Work:
 
     def _is_clean(self) -> bool:
         return not any(os.path.lexists(self._mounts.point(name)) for name in self._names)
-
-
-def _counters(result: Any) -> Counters:
-    counters: Counters = result.counters
-    return counters
 
 
 def main() -> int:

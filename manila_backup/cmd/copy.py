@@ -212,8 +212,7 @@ class Job:
             catalog.finish()
         outcome.counters = result.counters
         outcome.logical_bytes = result.logical_bytes
-        outcome.losses, outcome.changed = result.losses, result.changed
-        outcome.skipped = result.skipped
+        outcome.remarks = result.remarks
 
     def _report_copy(self, counters: Counters) -> None:
         self.outcome.counters = counters
@@ -281,7 +280,7 @@ def _unseen(counters: Counters) -> None:
 
 def tell(outcome: Outcome, *, as_json: bool) -> int:
     """Answers the exit status; one that says failure if the result could not be handed over."""
-    for remark in copy_report.remarks(outcome):
+    for remark in copy_report.reservations(outcome):
         _complain(remark)
     text = copy_report.as_json(outcome) if as_json else copy_report.summary(outcome)
     try:

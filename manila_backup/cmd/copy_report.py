@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from manila_backup.cmd.copy_progress import duration, size
 from manila_backup.names import printable
-from manila_backup.types import Counters
+from manila_backup.types import Counters, Remarks
 
 if TYPE_CHECKING:
     from manila_backup.cmd.copy_checksum import Checksum
@@ -44,8 +44,8 @@ class Failure:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """Filled while the command works. Names are printable, at most 100 of each kind; the counters
-    count all. Seconds are None for what was not begun.
+    """Filled while the command works. ``problems`` are printable, at most 100. Seconds are None for
+    what was not begun.
     """
 
     source: bytes
@@ -53,9 +53,7 @@ class Outcome:
     result: Result = Result.FAILED
     counters: Counters = field(default_factory=Counters)
     logical_bytes: int | None = None
-    losses: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
+    remarks: Remarks = field(default_factory=Remarks)
     checksum: Checksum | None = None
     verified: bool | None = None
     problems: tuple[str, ...] = ()
@@ -107,9 +105,9 @@ def as_json(outcome: Outcome) -> str:
             "files_per_second": _rounded(counters.files / seconds if seconds else 0.0),
             "bytes_per_second": _rounded(counters.bytes / seconds if seconds else 0.0),
         },
-        "losses": list(outcome.losses),
-        "changed": list(outcome.changed),
-        "skipped": list(outcome.skipped),
+        "losses": list(outcome.remarks.losses),
+        "changed": list(outcome.remarks.changed),
+        "skipped": list(outcome.remarks.skipped),
         "checksum": None if checksum is None else asdict(checksum),
         "verified": outcome.verified,
         "problems": list(outcome.problems),
@@ -154,12 +152,12 @@ def summary(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def remarks(outcome: Outcome) -> Iterator[str]:
+def reservations(outcome: Outcome) -> Iterator[str]:
     """What has to be said on stderr, line by line."""
-    counters = outcome.counters
-    yield from _named("lost (the target does not hold it)", counters.losses, outcome.losses)
-    yield from _named("changed while it was copied", counters.changed, outcome.changed)
-    yield from _named("skipped (vanished or replaced meanwhile)", counters.skipped, outcome.skipped)
+    counters, remarks = outcome.counters, outcome.remarks
+    yield from _named("lost (the target does not hold it)", counters.losses, remarks.losses)
+    yield from _named("changed while it was copied", counters.changed, remarks.changed)
+    yield from _named("skipped (vanished or replaced meanwhile)", counters.skipped, remarks.skipped)
     if counters.warnings:
         where = "left alone: mounts below SRC or DST, or files that are open elsewhere"
         yield f"{where}: {counters.warnings:,}"

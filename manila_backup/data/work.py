@@ -5,7 +5,7 @@ leaves on the caller's stack how to give it back in reverse (unmount, revoke, un
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,9 @@ from manila_backup import exception
 from manila_backup.context import service_context
 from manila_backup.data import worker_process
 from manila_backup.data.backup_share import mount_name
-from manila_backup.data.drivers.base import RestoreResult
+from manila_backup.data.drivers.base import BackupResult, RestoreResult
 from manila_backup.data.holder import Holder
+from manila_backup.data.notice import notice
 from manila_backup.data.task import Task
 from manila_backup.data.undo import undo
 from manila_backup.db import backups
@@ -32,6 +33,7 @@ from manila_backup.types import (
     Counters,
     Mount,
     MountedTree,
+    Remarks,
     RestoreMode,
     Share,
     StoredBackup,
@@ -76,10 +78,11 @@ class Work:
         self._holder.phase(Phase.COPYING)
         self._stack.enter_context(self._data_directory(ref))
         description = _describe(backup, ref, share)
-        stored: StoredBackup = self._drive(backup, root, "backup", description, source, None)
+        result: BackupResult = self._drive(backup, root, "backup", description, source, None)
         self._check_owner(share.id)
-        notice = _notice(stored.counters, _IN_BACKUP)
-        return Result(counters=stored.counters, stored=stored, notice=notice)
+        counters = result.stored.counters
+        said = self._notice(counters, result.remarks)
+        return Result(counters=counters, stored=result.stored, notice=said)
 
     def _restore(self, backup: Backup) -> Result:
         ref = backup.published_ref
@@ -97,8 +100,8 @@ class Work:
         mode = self._operation.mode or RestoreMode.EXACT
         result: RestoreResult = self._drive(backup, root, "restore", ref, target, mode)
         self._check_owner(share.id)
-        notice = _notice(result.counters, _IN_RESTORE, result.changed_paths)
-        return Result(counters=result.counters, notice=notice)
+        said = self._notice(result.counters, result.remarks)
+        return Result(counters=result.counters, notice=said)
 
     def _delete(self, backup: Backup) -> Result:
         root = self._mount_backup_share(read_only=False)
@@ -106,6 +109,11 @@ class Work:
         ref = BackupRef(project_id=backup.project_id, backup_id=backup.id, epoch=0)
         self._drive(backup, root, "delete", ref)
         return Result(counters=self._holder.counters)
+
+    def _notice(self, counters: Counters, remarks: Remarks) -> str | None:
+        seen = self._operation
+        label = f"Operation {seen.id}, request {seen.request_id}, epoch {seen.epoch}"
+        return notice(seen.kind, label, counters, remarks)
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -273,29 +281,3 @@ def _describe(backup: Backup, ref: BackupRef, share: Share) -> BackupDescription
         created_at=f"{iso(backup.created_at_us)}Z",
         options=dict(backup.options),
     )
-
-
-_IN_BACKUP = {
-    "skipped": "paths vanished while they were looked at and are not in the backup",
-    "changed": "files changed while they were copied, also the second time",
-    "losses": "attributes are not in the stored tree; those that could be read are in its catalog",
-    "warnings": "mounts below the share were not entered",
-}
-_IN_RESTORE = {
-    "skipped": "paths could not be written because something is mounted there",
-    "changed": "paths were changed by others meanwhile and may differ from the backup",
-    "losses": "attributes could not be set on the share",
-    "warnings": "paths could not be removed or replaced",
-}
-_NAMED = 5
-"""So many paths are named in a notice."""
-
-
-def _notice(counters: Counters, words: dict[str, str], paths: Sequence[str] = ()) -> str | None:
-    """Words for the tenant when something is not as it should be, else None."""
-    counts = {name: getattr(counters, name) for name in words}
-    parts = [f"{count} {words[name]}" for name, count in counts.items() if count]
-    if not parts:
-        return None
-    named = f" (among them: {', '.join(paths[:_NAMED])})" if paths else ""
-    return f"complete, but {'; '.join(parts)}{named}."

@@ -21,6 +21,7 @@ from manila_backup.adapter.process import Limits, run_job
 from manila_backup.data.mountinfo import mounted_below
 from manila_backup.types import BackupDescription, BackupRef, Mount, Parallelism
 from tests.acceptance.waiting import until
+from tests.data.copy.file_systems import SMALL_INODES, FileSystems
 from tests.support.forests import forest, one_of_each
 from tests.support.trees import build, differences, snapshot
 
@@ -120,6 +121,21 @@ def test_backup_restore_and_delete_leave_what_they_should(places: Places) -> Non
     assert list(places.store.iterdir()) == []
     assert places.run(JobKind.DELETE).error is None
     assert places.left() == []
+
+
+def test_what_is_lost_is_named_in_the_log(
+    places: Places, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its standard error is manila-data's."""
+    (places.share / "precise").touch()
+    os.utime(places.share / "precise", ns=(1, 1))
+    with FileSystems() as made:
+        store = Mount(proto="bind", export=str(made.new(SMALL_INODES)))
+        outcome = places.run(JobKind.BACKUP, store=store)
+    assert (outcome.clean, outcome.error) == (True, None)
+    assert outcome.counters is not None
+    assert outcome.counters.losses > 0
+    assert "WARNING Operation 0a-1: precise: time" in capfd.readouterr().err
 
 
 def test_the_newest_epoch_that_is_published_is_restored(places: Places) -> None:

@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("source")
     parser.add_argument("target")
     result = _copied(parser.parse_args())
-    wrong = (*result.losses, *result.changed, *result.skipped)
+    wrong = (*result.remarks.losses, *result.remarks.changed, *result.remarks.skipped)
     for what in wrong:
         print(what, file=sys.stderr)
     return 1 if wrong else 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from manila_backup.types import Counters
+from manila_backup.types import Counters, Remarks
 
 IGNORED_NAMES = frozenset({b"lost+found", b".snapshot", b".zfs"})
 """Names in a share's root that belong to the file server: neither copied nor deleted. Names that
@@ -51,16 +51,14 @@ class CopyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyResult:
-    """Final counters and, printable and at most 100 each, the paths behind them.
+    """Final counters and the paths behind them.
 
     ``changed`` differ from the source because it, or in a restore the target, was changed by others
     during the copy; ``skipped`` vanished, were refused (swapped for something else while looked at)
-    or lie below a mount in the target; ``losses`` are "path: what".
+    or lie below a mount in the target; ``losses`` are what the target could not hold.
     ``logical_bytes`` is the sum of the sizes of regular files, links counted once.
     """
 
     counters: Counters
     logical_bytes: int
-    changed: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    losses: tuple[str, ...] = ()
+    remarks: Remarks

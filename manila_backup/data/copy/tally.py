@@ -9,7 +9,7 @@ from dataclasses import replace
 from manila_backup.data.copy.base import CopyResult
 from manila_backup.data.copy.notes import Notes
 from manila_backup.names import printable
-from manila_backup.types import Counters
+from manila_backup.types import Counters, Remarks
 
 NAMES_KEPT = 100
 _PATHS_REMEMBERED = 10_000
@@ -95,9 +95,11 @@ class Tally:
         return CopyResult(
             counters=self.counters(),
             logical_bytes=self.logical_bytes,
-            changed=tuple(self._changed),
-            skipped=tuple(self._skipped),
-            losses=tuple(self._losses),
+            remarks=Remarks(
+                changed=tuple(self._changed),
+                skipped=tuple(self._skipped),
+                losses=tuple(self._losses),
+            ),
         )
 
     def skip(self, path: bytes) -> None:

@@ -22,6 +22,7 @@ from manila_backup.types import (
     BackupRef,
     Counters,
     MountedTree,
+    Remarks,
     RestoreMode,
     StoredBackup,
 )
@@ -68,13 +69,21 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackupResult:
+    """What was published, and what of the share is not in it as it was."""
+
+    stored: StoredBackup
+    remarks: Remarks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreResult:
-    """``changed_paths`` (printable, at most 100) were changed by others during the restore and may
-    differ from the backup; ``counters.changed`` counts them all.
+    """``remarks``: what of the target is not as in the backup, or may not be, since others changed
+    it during the restore.
     """
 
     counters: Counters
-    changed_paths: tuple[str, ...] = ()
+    remarks: Remarks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +108,7 @@ class BackupDriver(Protocol):
         source: MountedTree,
         parent: BackupRef | None,
         control: Control,
-    ) -> StoredBackup:
+    ) -> BackupResult:
         """Store the tree under ``description.ref``; durable and published when it returns.
 
         Until then ``inspect`` does not find it. A ref is written once: if its directory exists

@@ -124,4 +124,4 @@ class Restoration:
         with failing("."):
             self._disk.syncfs(self._target_fd)
         meter.finish(result.counters)
-        return RestoreResult(counters=result.counters, changed_paths=result.changed)
+        return RestoreResult(counters=result.counters, remarks=result.remarks)

@@ -14,7 +14,13 @@ from manila_backup.data.catalog.manifest import Manifest
 from manila_backup.data.copy.measure import Measure, measure_tree
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.drivers import listing, restoring, verification
-from manila_backup.data.drivers.base import Capabilities, Control, RestoreResult, VerifyResult
+from manila_backup.data.drivers.base import (
+    BackupResult,
+    Capabilities,
+    Control,
+    RestoreResult,
+    VerifyResult,
+)
 from manila_backup.data.drivers.durable import DISK, Disk
 from manila_backup.data.drivers.layout import checked, created_levels, failing, label
 from manila_backup.data.drivers.meter import Meter
@@ -70,7 +76,7 @@ class TreeDriver:
         source: MountedTree,
         parent: BackupRef | None,
         control: Control,
-    ) -> StoredBackup:
+    ) -> BackupResult:
         """As the contract says. ``parent`` must be None: there are no increments yet."""
         ref = checked(description.ref)
         if parent is not None:
@@ -82,8 +88,7 @@ class TreeDriver:
             require(root_fd, "the backup share", _needed(measure), _NOTHING)
             meter = Meter(control, content_bytes=measure.bytes, entries=measure.entries)
             with self._new_epoch(root_fd, ref) as epoch:
-                manifest = self._save(epoch, description, source_fd, meter, control)
-        return manifest.stored()
+                return self._save(epoch, description, source_fd, meter, control)
 
     def _save(
         self,
@@ -92,7 +97,7 @@ class TreeDriver:
         source_fd: int,
         meter: Meter,
         control: Control,
-    ) -> Manifest:
+    ) -> BackupResult:
         result, catalog = epoch.copy(
             source_fd, self._parallelism, progress=meter, cancelled=control.cancelled
         )
@@ -109,7 +114,7 @@ class TreeDriver:
         meter.finish(result.counters)
         control.about_to_publish()
         epoch.publish(manifest)
-        return manifest
+        return BackupResult(stored=manifest.stored(), remarks=result.remarks)
 
     def inspect(self, ref: BackupRef) -> StoredBackup:
         """As the contract says."""

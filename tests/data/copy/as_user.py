@@ -28,7 +28,7 @@ from manila_backup.data.copy.restore import restore_tree
 from manila_backup.data.copy.tree import copy_tree
 from manila_backup.data.copy.verify import verify_tree
 from manila_backup.exception import CopyFailed
-from manila_backup.types import Counters
+from manila_backup.types import Counters, Remarks
 from tests.data.copy.conftest import Opened, no_progress, not_cancelled
 from tests.support.as_user import as_user
 from tests.support.children import LASTING
@@ -46,7 +46,7 @@ def entries_of(catalog: Path) -> Iterator[Entry]:
 
 def counted(result: CopyResult, losses: tuple[str, ...]) -> None:
     """These losses and no others, in any order."""
-    assert sorted(result.losses) == sorted(losses), result.losses
+    assert sorted(result.remarks.losses) == sorted(losses), result.remarks.losses
     assert result.counters.losses == len(losses), result.counters
 
 
@@ -192,9 +192,7 @@ class OrdinaryUser:
         return CopyResult(
             counters=Counters(**answer["counters"]),
             logical_bytes=answer["logical_bytes"],
-            changed=tuple(answer["changed"]),
-            skipped=tuple(answer["skipped"]),
-            losses=tuple(answer["losses"]),
+            remarks=Remarks(**{kind: tuple(names) for kind, names in answer["remarks"].items()}),
         )
 
 

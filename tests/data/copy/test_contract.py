@@ -138,7 +138,7 @@ def test_a_mount_inside_the_target_is_neither_written_nor_emptied(run: Run) -> N
         for delete in (True, False):
             result = run.restore(delete=delete)
             assert result.counters.warnings >= 1
-            assert "m/f" in result.skipped
+            assert "m/f" in result.remarks.skipped
             assert differences(before, snapshot(str(outside))) == []
     finally:
         for name in ("m", "extra"):
@@ -189,7 +189,7 @@ def test_nfs_names_are_neither_copied_nor_deleted_at_any_level(run: Run) -> None
     assert os.listdir(run.target / "d") == [".nfs000target"]
     assert os.listdir(run.target / "extra") == ["deep"]
     assert os.listdir(run.target / "extra" / "deep") == [".nfs000extra"]
-    assert result.changed == ("extra",)  # it had to stay, so it is named
+    assert result.remarks.changed == ("extra",)  # it had to stay, so it is named
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -317,8 +317,8 @@ def test_names_are_printable_and_at_most_100(run: Run) -> None:
 
     result = run.backup(files=Watched(before=shrink))
     assert result.counters.changed == 120
-    assert len(result.changed) == 100
-    assert result.changed[0] == "000\\x0a\\x1b[31m"
+    assert len(result.remarks.changed) == 100
+    assert result.remarks.changed[0] == "000\\x0a\\x1b[31m"
 
 
 def test_losses_are_path_and_what(run: Run) -> None:
@@ -330,7 +330,7 @@ def test_losses_are_path_and_what(run: Run) -> None:
             raise OSError(errno.ENOTSUP, "no")
 
     result = run.backup(files=Watched(before=refuse))
-    assert result.losses == ("a\\x0a: xattr:user.\\xff",)
+    assert result.remarks.losses == ("a\\x0a: xattr:user.\\xff",)
     assert result.counters.losses == 1
     assert run.entry(b"a\n").losses == ("xattr:user.\\xff",)
     run.restore()  # the catalog has it

@@ -15,6 +15,7 @@ import pytest
 
 from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.remove import remove_tree
+from manila_backup.types import Remarks
 from tests.data.copy import churn
 from tests.data.copy.as_user import Here, entries_of
 from tests.data.copy.conftest import Opened, not_cancelled
@@ -209,7 +210,7 @@ def test_a_sparse_file_of_16_tib(trip: Trip) -> None:
     for result in (copied, stored, restored):
         assert result.logical_bytes == 2 * size
         assert result.counters.bytes <= 9 * 4096
-        assert (result.losses, result.changed) == ((), ())
+        assert (result.remarks.losses, result.remarks.changed) == ((), ())
     for path in (target, data, back):
         assert differences(wanted, snapshot(str(path))) == []
 
@@ -242,16 +243,16 @@ def check_content(copy: Path, result: CopyResult) -> None:
     """Every file is what it was at some moment, or is named as changed."""
     for path in copy.rglob("*"):
         name = str(path.relative_to(copy))
-        if path.is_file() and name != "new" and name not in result.changed:
+        if path.is_file() and name != "new" and name not in result.remarks.changed:
             assert churn.complaint(name, path.read_bytes()) is None, name
     missing = {f"replaced/{number}" for number in range(churn.FILES)} | {
         f"grow/{number}" for number in range(churn.FILES)
     }
     missing -= {str(path.relative_to(copy)) for path in copy.rglob("*")}
-    missing = {name for name in missing if name.rpartition("/")[0] not in result.changed}
-    assert missing <= set(result.skipped), "these names were always there"
-    assert result.counters.changed == len(result.changed)
-    assert result.counters.skipped == len(result.skipped)
+    missing = {name for name in missing if name.rpartition("/")[0] not in result.remarks.changed}
+    assert missing <= set(result.remarks.skipped), "these names were always there"
+    assert result.counters.changed == len(result.remarks.changed)
+    assert result.counters.skipped == len(result.remarks.skipped)
 
 
 def check_still(wanted: dict[bytes, Seen], copy: Path) -> None:
@@ -293,9 +294,9 @@ def test_a_tree_in_motion(disks: FileSystems, kind: Kind, rounds: int) -> None:
             recorded = {
                 os.fsdecode(entry.path) for entry in entries_of(again.catalog) if entry.changed
             }
-            assert recorded <= set(stored.changed)
+            assert recorded <= set(stored.remarks.changed)
             restored = engine.restore(again.catalog, data, back, EXACT)
-            assert (restored.changed, restored.skipped, restored.losses) == ((), (), ())
+            assert restored.remarks == Remarks()
             check_content(back, stored)
             check_still(wanted, back)
             again.remove()
@@ -306,6 +307,6 @@ def test_a_tree_in_motion(disks: FileSystems, kind: Kind, rounds: int) -> None:
         else:
             pytest.fail("the tree stood still")
     last = engine.copy(source, target, EXACT)
-    assert (last.changed, last.skipped, last.losses) == ((), (), ())
+    assert last.remarks == Remarks()
     assert differences(snapshot(str(source)), snapshot(str(target))) == []
     trip.remove()

@@ -119,7 +119,7 @@ def unexplained(
     wanted: dict[bytes, Seen], found: dict[bytes, Seen], result: CopyResult
 ) -> list[str]:
     """The differences that the result does not name."""
-    left_out = {*result.skipped, *result.changed}
+    left_out = {*result.remarks.skipped, *result.remarks.changed}
     lost = _losses(wanted, result)
     lines = []
     for path in sorted(wanted.keys() | found.keys()):
@@ -148,7 +148,7 @@ def _above(path: bytes) -> list[bytes]:
 def _losses(wanted: dict[bytes, Seen], result: CopyResult) -> dict[bytes, set[str]]:
     """By path. What an inode has lost is counted once, at one of its names."""
     named: dict[str, set[str]] = {}
-    for line in result.losses:
+    for line in result.remarks.losses:
         path, _, what = line.rpartition(": ")
         named.setdefault(path, set()).add(what)
     return {

@@ -473,7 +473,7 @@ def test_a_source_that_changes_again_and_again_is_counted(run: Run, parallel: Pa
     )
     result = run.backup(files=parallel(rival), options=OPTIONS)
     assert rival.acted
-    assert (result.changed, run.entry(BIG).changed) == (("big",), True)
+    assert (result.remarks.changed, run.entry(BIG).changed) == (("big",), True)
     run.restore()
     assert (run.target / "big").read_bytes() == (run.source / "big").read_bytes()
 

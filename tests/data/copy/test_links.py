@@ -67,7 +67,7 @@ def test_a_link_to_outside_of_the_tree_is_a_group_of_one(run: Run) -> None:
 def test_a_store_without_links_has_copies_and_the_restore_has_links(run: Run, number: int) -> None:
     fill(run.source)
     result = run.backup(files=no_links(number))
-    assert sorted(result.losses) == ["d/a: link", "d/c: link", "d/l: link"]
+    assert sorted(result.remarks.losses) == ["d/a: link", "d/c: link", "d/l: link"]
     assert (run.data / "d" / "c").stat().st_nlink == 1
     assert problems(run) == []
     run.restore()
@@ -78,7 +78,7 @@ def test_a_target_without_links_gets_verified_copies(run: Run) -> None:
     fill(run.source)
     run.backup()
     result = run.restore(files=no_links(errno.EMLINK))
-    assert result.losses == ("d/a: link", "d/c: link", "l: link")
+    assert result.remarks.losses == ("d/a: link", "d/c: link", "l: link")
     for name in ("b", "d/a", "d/c"):
         assert (run.target / name).read_bytes() == b"one" * 5000
     assert os.readlink(run.target / "l") == "x"

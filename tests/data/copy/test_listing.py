@@ -156,5 +156,5 @@ def test_a_directory_that_never_stands_still_is_named_as_changed(run: Run) -> No
         (directory / "new").unlink()
 
     result = run.backup(files=InTheMiddle(come_and_go, times=1 + LISTINGS))
-    assert result.changed == ("d",)
+    assert result.remarks.changed == ("d",)
     assert result.counters.changed == 1

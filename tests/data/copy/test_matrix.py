@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 
 from manila_backup.data.copy.base import CopyOptions, CopyResult
+from manila_backup.types import Remarks
 from tests.data.copy.as_user import USER, Engine, Here, OrdinaryUser, twin
 from tests.data.copy.file_systems import (
     BTRFS,
@@ -90,7 +91,7 @@ def look(kind: Kind, path: Path) -> dict[bytes, Seen]:
 
 
 def quiet(result: CopyResult) -> None:
-    assert (result.losses, result.changed, result.skipped) == ((), (), ())
+    assert result.remarks == Remarks()
     assert (result.counters.losses, result.counters.changed, result.counters.skipped) == (0, 0, 0)
 
 
@@ -136,9 +137,9 @@ def travel(disks: FileSystems, way: Way, tree: Node, before: Node, options: Copy
         quiet(way.engine.copy(source, target, options))
         compare(options, widened(wanted, way.target.block_bytes), there, look(way.target, target))
         stored = way.engine.backup(source, data, catalog, plain(options))
-        assert (stored.changed, stored.skipped) == ((), ())
+        assert (stored.remarks.changed, stored.remarks.skipped) == ((), ())
         # A store must stay readable for whoever it belongs to, if that is not root.
-        assert {loss.rpartition(" ")[2] for loss in stored.losses} <= (
+        assert {loss.rpartition(" ")[2] for loss in stored.remarks.losses} <= (
             {"mode"} if way.owner else set()
         )
         restored = way.engine.restore(catalog, data, back, options)

@@ -170,7 +170,7 @@ def test_a_file_that_is_a_mount_is_named(run: Run, mounted: Mounted) -> None:
     fill(run.source)
     mount_bind(mounted.outside / "secret", run.source / "d" / "r")
     result = run.backup()
-    assert "d/r" in result.skipped
+    assert "d/r" in result.remarks.skipped
     assert SECRET not in contents(run.data)
     run.restore()
     assert SECRET not in contents(run.target)
@@ -199,7 +199,7 @@ def test_mounts_in_the_target_are_not_written(
     run.backup()
     mounted.put_over(run.target)
     result = restore(run, way.options(delete=delete))
-    named = {*result.skipped, *result.changed}
+    named = {*result.remarks.skipped, *result.remarks.changed}
     assert named >= {*(f"{name}/f" for name in DIRECTORIES), *REGULAR}
     assert result.counters.warnings >= len(DIRECTORIES)
     assert (run.target / "m" / "secret").read_bytes() == SECRET

@@ -145,7 +145,7 @@ def test_a_directory_swapped_for_another_one_after_it_was_opened_is_the_first_on
     result = run.backup(files=rival)
     assert rival.acted
     assert [entry.path for entry in run.entries()] == [b"", b"d", b"d/old"]
-    assert (result.skipped, run.entry(b"d").mode) == ((), 0o755)
+    assert (result.remarks.skipped, run.entry(b"d").mode) == ((), 0o755)
 
 
 def test_a_name_that_never_stays_the_same_is_skipped_and_counted(run: Run) -> None:
@@ -158,7 +158,7 @@ def test_a_name_that_never_stays_the_same_is_skipped_and_counted(run: Run) -> No
         kinds.pop(0)(path)
 
     result = run.backup(files=Rival(opening(b"f"), flip, times=10))
-    assert (result.skipped, result.counters.skipped) == (("f",), 1)
+    assert (result.remarks.skipped, result.counters.skipped) == (("f",), 1)
     assert [entry.path for entry in run.entries()] == [b""]
 
 
@@ -172,7 +172,7 @@ def test_an_entry_that_vanishes_is_skipped_and_counted(run: Run, at: str, name: 
     path = run.source / name
     remove = path.rmdir if name == "d" else path.unlink
     result = run.backup(files=Rival(call(at, name.encode()), remove))
-    assert (result.skipped, result.counters.skipped) == ((name,), 1)
+    assert (result.remarks.skipped, result.counters.skipped) == ((name,), 1)
     assert len(list(run.entries())) == 3
     run.restore()
     assert_same_below(run)
@@ -200,7 +200,7 @@ def test_a_file_removed_on_the_server_while_it_is_read_is_skipped(run: Run) -> N
 
     gone = True
     result = run.backup(files=Watched(before=stale))
-    assert (result.skipped, result.counters.bytes) == (("f",), 0)
+    assert (result.remarks.skipped, result.counters.bytes) == (("f",), 0)
     assert os.listdir(run.data) == []
     (run.source / "f").write_bytes(b"mine")
     gone = False
@@ -235,7 +235,7 @@ def test_a_file_that_changes_twice_is_kept_as_copied_and_counted(run: Run, data:
     result = run.backup(
         files=Rival(call("read"), edit(run.source / "f", data), times=9),
     )
-    assert (result.counters.changed, result.changed) == (1, ("f",))
+    assert (result.counters.changed, result.remarks.changed) == (1, ("f",))
     entry = run.entry(b"f")
     assert entry.changed
     assert entry.size == (run.data / "f").stat().st_size == result.logical_bytes
@@ -386,7 +386,7 @@ def test_names_that_appear_during_a_restore_are_removed_and_named(stored: Run) -
         (stored.target / "d" / "new" / "x").write_bytes(b"1")
 
     result = stored.restore(files=Rival(call("symlink"), add))
-    assert result.changed == ("d/new",)
+    assert result.remarks.changed == ("d/new",)
     assert result.counters.deleted == 2
     assert_same(str(stored.source), str(stored.target))
 
@@ -411,7 +411,7 @@ def test_what_others_change_or_remove_during_a_restore_is_named(stored: Run) -> 
         (stored.target / "l").unlink()
 
     result = stored.restore(files=Rival(call("mknod"), act, after=True))
-    assert result.changed == ("d/e/f", "l")
+    assert result.remarks.changed == ("d/e/f", "l")
 
 
 def test_a_link_whose_first_name_was_removed_is_restored_with_verified_content(
@@ -448,7 +448,7 @@ def test_a_directory_in_the_way_that_fills_up_for_ever_is_named_not_waited_for(
             (stored.target / "l" / f"x{count[0]}").touch()
 
     result = stored.restore(files=Watched(before=act), delete=False)
-    assert result.changed == ("l",)
+    assert result.remarks.changed == ("l",)
     assert count[0] < 100
 
 

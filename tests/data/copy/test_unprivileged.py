@@ -40,8 +40,8 @@ def work(top: Path) -> dict[str, Any]:
         remove_tree(parent, b"data", cancelled=not_cancelled)
     assert not run.data.exists()
     return {
-        "backup": list(backup.losses),
-        "restore": list(restored.losses),
+        "backup": list(backup.remarks.losses),
+        "restore": list(restored.remarks.losses),
         "counters": [backup.counters.losses, restored.counters.losses],
     }
 

@@ -85,7 +85,8 @@ def back_up(
     driver: BackupDriver, source: Path, ref: BackupRef = REF, watch: Watch | None = None
 ) -> StoredBackup:
     control = (watch or Watch()).control
-    return driver.backup(described(ref), mounted(source, read_only=True), None, control)
+    source_tree = mounted(source, read_only=True)
+    return driver.backup(described(ref), source_tree, None, control).stored
 
 
 def restore(

@@ -24,7 +24,7 @@ from manila_backup.exception import (
     MountFailed,
     NotEnoughSpace,
 )
-from manila_backup.types import BackupRef, MountedTree, RestoreMode
+from manila_backup.types import BackupRef, MountedTree, Remarks, RestoreMode
 from tests.data.drivers.conftest import SmallFs
 from tests.data.drivers.operations import REF, Watch, back_up, described, other, restore
 from tests.data.drivers.trees import FILES, describe, fingerprint, mount_id, mounted
@@ -281,9 +281,12 @@ class TestBackup:
             watch.progress.append(progress)
 
         control = replace(watch.control, progress=disturb)
-        stored = driver.backup(described(), mounted(source, read_only=True), None, control)
+        result = driver.backup(described(), mounted(source, read_only=True), None, control)
+        stored = result.stored
         assert gone
         assert stored.counters.skipped > 0
+        assert len(result.remarks.skipped) == stored.counters.skipped
+        assert set(result.remarks.skipped) <= {f"v{number:02}" for number in range(40)}
         assert stored.counters.files + stored.counters.skipped == FILES + 40
         restore(driver, target)
         assert not driver.verify(REF, Watch().control).problems
@@ -339,7 +342,7 @@ class TestRestore:
         (target / "extra" / "file").write_bytes(b"x")
         result = restore(driver, target)
         assert describe(target) == describe(source)
-        assert result.changed_paths == ()
+        assert result.remarks == Remarks()
 
     @pytest.mark.root
     def test_merge_lays_the_backup_over_the_target(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from manila_backup import exception
-from manila_backup.data.drivers.base import Control, Progress, RestoreResult
+from manila_backup.data.drivers.base import BackupResult, Control, Progress, RestoreResult
 from manila_backup.data.drivers.tree import TreeDriver
 from manila_backup.types import (
     BackupDescription,
@@ -61,11 +61,11 @@ class FaultyDriver(TreeDriver):
         source: MountedTree,
         parent: BackupRef | None,
         control: Control,
-    ) -> StoredBackup:
+    ) -> BackupResult:
         _reach("backup", control)
-        stored = super().backup(description, source, parent, _watched(control))
+        result = super().backup(description, source, parent, _watched(control))
         _reach("done", control)
-        return stored
+        return result
 
     def restore(
         self, ref: BackupRef, target: MountedTree, mode: RestoreMode, control: Control
