@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from oslo_config import cfg
 from oslo_db import exception as db_exc
 
 from manila_backup import exception
-from manila_backup.cmd.output import show
+from manila_backup.cmd.output import counted, show
 from manila_backup.data.backup_share import BackupShare
-from manila_backup.data.drivers.base import Progress
+from manila_backup.data.drivers.base import Progress, RestoreResult
 from manila_backup.data.mountinfo import mount_id
 from manila_backup.data.mounts import MountManager, temporary_prefix
 from manila_backup.data.node import TOPIC, NodeSettings
@@ -27,6 +28,9 @@ from manila_backup.db.intents import IntentKind
 from manila_backup.quota import ledger
 from manila_backup.service import build_database, build_provider
 from manila_backup.types import BackupRef, MountedTree, RestoreMode, StoredBackup
+
+INCOMPLETE = 3
+"""Status: done, but not exact; as ``manila-backup-copy`` says it."""
 
 
 def _store_argument(found: argparse.ArgumentParser) -> None:
@@ -183,18 +187,16 @@ def extract_backup(conf: cfg.ConfigOpts, found: argparse.Namespace) -> int:
         return _complain(missing)
     target = _empty_directory(found.directory)
     ref: BackupRef = chosen[0].description.ref
-    result = store.call(
+    result: RestoreResult = store.call(
         "restore", ref, target, RestoreMode.EXACT, hooks=_progress_hooks(ref.backup_id)
     )
-    row = {
-        "Backup": ref.backup_id,
-        "Directory": target.path,
-        "Files": result.counters.files,
-        "Bytes": result.counters.bytes,
-        "Losses": result.counters.losses,
-    }
-    show([row], found.format)
-    return 0
+    counts = counted(result.counters)
+    show([{"Backup": ref.backup_id, "Directory": target.path, **counts}], found.format)
+    for kind, names in asdict(result.remarks).items():
+        for name in names:
+            print(f"{kind}: {name}", file=sys.stderr)
+    is_exact = not any(counts[kind] for kind in ("Skipped", "Changed", "Losses", "Warnings"))
+    return 0 if is_exact else INCOMPLETE
 
 
 def _empty_directory(name: str) -> MountedTree:

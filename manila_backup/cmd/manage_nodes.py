@@ -10,7 +10,7 @@ from typing import Any
 from oslo_config import cfg
 
 from manila_backup import exception
-from manila_backup.cmd.output import show
+from manila_backup.cmd.output import counted, show
 from manila_backup.data import endings
 from manila_backup.data.node import BINARY
 from manila_backup.db import backups, intents, operations, services
@@ -170,8 +170,7 @@ def show_operation(conf: cfg.ConfigOpts, found: argparse.Namespace) -> int:
         "Not Before": iso(operation.not_before_us),
         "Cancel Requested": operation.cancel_requested,
         "Worker": operation.worker_pid,
-        "Files": operation.counters.files,
-        "Bytes": operation.counters.bytes,
+        **counted(operation.counters),
         "Fail Reason": operation.fail_reason,
         "Started At": iso(operation.started_at_us),
         "Finished At": iso(operation.finished_at_us),

@@ -9,6 +9,8 @@ from typing import Any
 
 from prettytable import PrettyTable
 
+from manila_backup.types import Counters
+
 
 def show(rows: Sequence[Mapping[str, Any]], output: str, *, nothing: str = "nothing found") -> None:
     """Print ``rows``, all with the same keys; an empty table as the word ``nothing``."""
@@ -21,3 +23,15 @@ def show(rows: Sequence[Mapping[str, Any]], output: str, *, nothing: str = "noth
         for row in rows:
             table.add_row(["" if value is None else value for value in row.values()])
         print(table)
+
+
+def counted(counters: Counters) -> dict[str, int]:
+    """Columns of a row: what was done, and what is not as it should be."""
+    return {
+        "Files": counters.files,
+        "Bytes": counters.bytes,
+        "Skipped": counters.skipped,
+        "Changed": counters.changed,
+        "Losses": counters.losses,
+        "Warnings": counters.warnings,
+    }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -18,6 +19,7 @@ from tests.acceptance.rest import PROJECT
 from tests.acceptance.standalone import Standalone, running
 from tests.acceptance.trees import copy, fill, fill_as_demo, flip_a_byte
 from tests.acceptance.waiting import until
+from tests.data.copy.file_systems import SMALL_INODES, FileSystems
 
 pytestmark = pytest.mark.acceptance
 
@@ -180,11 +182,29 @@ def test_extract_into_an_empty_directory(manage: Manage, stored: Stored, tmp_pat
     target = tmp_path / "extracted"
     (row,) = manage.json("backup extract", stored.backup_id, target)
     assert row["Directory"] == str(target)
+    assert [row[kind] for kind in ("Skipped", "Changed", "Losses", "Warnings")] == [0, 0, 0, 0]
     assert compare_trees(stored.original, target) == []
     ended = manage.run("backup extract", stored.backup_id, target)
     assert ended.status == 2
     assert "is not empty" in ended.err
     assert compare_trees(stored.original, target) == []
+
+
+@pytest.mark.root
+def test_what_extracting_loses_is_counted_and_named(manage: Manage, service: Standalone) -> None:
+    rest = service.rest()
+    share_id = rest.create_share("precise")
+    name = Path(rest.tree(share_id), "file")
+    name.write_text("content")
+    os.utime(name, ns=(1, 1))
+    backup_id = rest.available_backup(share_id)
+    with FileSystems() as made:
+        ended = manage.run("backup extract", backup_id, made.new(SMALL_INODES), "--format", "json")
+        assert ended.status == 3
+        assert "losses: file: time" in ended.err.splitlines()
+        assert ended.json[0]["Losses"] == len(ended.err.splitlines())
+    rest.delete_backup(backup_id)
+    rest.until_deleted(backup_id)
 
 
 def test_the_store_alone_is_enough(service: Standalone, stored: Stored, tmp_path: Path) -> None:
