@@ -15,10 +15,12 @@ import tempfile
 import traceback
 from typing import Any
 
-# What all of them need.
-import manila_backup.data.drivers.tree
-import manila_backup.data.mounts
-import manila_backup.data.worker_process  # noqa: F401
+# Once, and not in each child: it takes ten seconds and more in the machine.
+import tests.nfs.guest.access
+import tests.nfs.guest.bench
+import tests.nfs.guest.dead
+import tests.nfs.guest.metadata
+import tests.nfs.guest.mounting  # noqa: F401
 
 LIMIT_BYTES = 20_000
 """So much of what a failed one printed is passed on, from its end."""

@@ -148,7 +148,7 @@ def round_trip(
         with ExitStack() as stack:
             tree = stack.enter_context(manager.mounted(mounts[0], "source", read_only=True))
             store = stack.enter_context(manager.mounted(mounts[1], "backup", read_only=False))
-            made = _driver(store).backup(described(), tree, None, Watch().control)
+            result = _driver(store).backup(described(), tree, None, Watch().control)
         with ExitStack() as stack:
             store = stack.enter_context(manager.mounted(mounts[1], "backup", read_only=True))
             tree = stack.enter_context(manager.mounted(mounts[2], "target", read_only=False))
@@ -157,7 +157,7 @@ def round_trip(
         before, after = (without(snapshot(str(shares[n][0])), XFS_ACLS) for n in (0, 2))
         return {
             "changes": _changes(before, after),
-            "lost in the backup": made.counters.losses,
+            "lost in the backup": result.stored.counters.losses,
             "lost in the restore": found.counters.losses,
             "entries": len(before),
         }
