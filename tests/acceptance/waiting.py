@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from tests.support.waiting import looks
 
 T = TypeVar("T")
 
@@ -25,14 +26,15 @@ def until(
     deadline_s: float = DEADLINE_S,
     every_s: float = _LOOK_EVERY_S,
 ) -> T:
-    """Look until there is something to be seen, and return it. False and None are nothing."""
-    end_s = time.monotonic() + deadline_s
-    while True:
+    """Look until there is something to be seen, and return it. False and None are nothing.
+
+    :param every_s: in the beginning; the longer it takes, the seldomer.
+    """
+    for _ in looks(deadline_s, first_s=every_s):
         found = look()
         if found:
             return found
-        assert time.monotonic() < end_s, f"within {deadline_s:g} s not seen: {what}"
-        threading.Event().wait(every_s)
+    raise AssertionError(f"within {deadline_s:g} s not seen: {what}")
 
 
 class Watched:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from manila_backup.data.mounts import run_command
 from manila_backup.share.local.provider import LocalShareProvider
 from manila_backup.share.local.store import LocalShareStore
 from manila_backup.types import AccessLevel, Grant, Mount, Share
+from tests.support.waiting import looks
 
 LIMIT_S = 20.0
 """How long a test waits for what must happen; only a failing test waits so long."""
@@ -149,7 +149,4 @@ class Runner:
 
 def wait_for(condition: Callable[[], Any], what: str, *, limit_s: float = LIMIT_S) -> None:
     """Look again and again until it holds; fails after ``limit_s``."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, f"did not happen: {what}"
-        threading.Event().wait(0.01)
+    assert any(condition() for _ in looks(limit_s)), f"did not happen: {what}"

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +22,15 @@ from manila_backup.types import (
     RestoreMode,
     StoredBackup,
 )
+from tests.support.waiting import looks
 
 FAULTS = "MANILA_BACKUP_TEST_FAULTS"
 """Environment variable: the directory in which faults are laid down."""
 
 DRIVER = "faulty"
 """Name of :class:`FaultyDriver` among the plugins."""
+
+FOREVER_S = 3600.0
 
 REPORTS = 20_000
 """How often the fault ``report`` reports."""
@@ -114,16 +116,15 @@ def _hand_back(fault: Path, control: Control | None) -> None:
     """Tell the test that we are here, then wait for the word to stop."""
     assert control is not None
     _say(fault)
-    while not control.cancelled():
-        threading.Event().wait(0.01)
-    raise exception.Cancelled
+    if any(control.cancelled() for _ in looks(FOREVER_S)):
+        raise exception.Cancelled
 
 
 def _pass(fault: Path, control: Control | None) -> None:
     """Tell the test that we are here, and go on when it says so."""
     _say(fault)
-    while not fault.with_suffix(".go").exists():
-        threading.Event().wait(0.005)
+    go = fault.with_suffix(".go")
+    assert any(go.exists() for _ in looks(FOREVER_S, first_s=0.005))
 
 
 def _hang(fault: Path, control: Control | None) -> None:

@@ -70,7 +70,7 @@ class Site:
             shutil.rmtree(self.world.backup_share)
 
     def _beat(self) -> None:
-        while not self._ended.wait(0.5):
+        while not self._ended.wait(1.0):
             self.manager.heartbeat()
             self._beats.append(time.monotonic())
 
