@@ -26,7 +26,12 @@ import pytest
 from tests.support.children import LASTING, commands
 from tests.support.databases import SERVERS
 
-pytest_plugins = ["tests.support.schedule", "tests.cloud.fixtures", "tests.nfs.fixtures"]
+pytest_plugins = [
+    "tests.support.schedule",
+    "tests.support.running",
+    "tests.cloud.fixtures",
+    "tests.nfs.fixtures",
+]
 
 if TYPE_CHECKING:
     from manila_backup.db.engine import Database

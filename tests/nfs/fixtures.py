@@ -4,24 +4,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from tests.nfs.vm import CLIENT, Agent, Vm, agent, missing
+from tests.support.running import Running
+from tests.support.schedule import NFS
 
 
-@pytest.fixture(scope="session")
-def vm() -> Iterator[Vm]:
+@pytest.fixture(scope="module")
+def vm(running: Running) -> Vm:
     lacking = missing()
     if lacking:
         pytest.skip(lacking)
-    with Vm() as found:
-        yield found
+    found: Vm = running.get("vm", Vm, NFS)
+    return found
 
 
-@pytest.fixture(scope="session")
-def client(vm: Vm) -> Iterator[Agent]:
+@pytest.fixture(scope="module")
+def client(running: Running, vm: Vm) -> Agent:
     """On the host ``client``, a data node's."""
-    with agent(vm, CLIENT, sys.executable) as found:
-        yield found
+    found: Agent = running.get("client", lambda: agent(vm, CLIENT, sys.executable), NFS)
+    return found

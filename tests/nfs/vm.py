@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.share.ssh_server import make_key
+from tests.support.children import LASTING
 from tests.support.ports import free_port
 from tests.support.servers import MissingServer, Server
 
@@ -120,6 +121,7 @@ class Vm(Server):
             self._process = subprocess.Popen(
                 self._command(kernel), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        LASTING.add(self._process.pid)
         self._wait()
 
     @property
@@ -206,6 +208,7 @@ class Vm(Server):
 
     def stop(self) -> None:
         if self._process is not None:
+            LASTING.discard(self._process.pid)
             self._process.kill()
             self._process.wait()
             self._process = None
@@ -284,6 +287,7 @@ class Agent:
         self._process = subprocess.Popen(
             vm.ssh(host, argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        LASTING.add(self._process.pid)
 
     def call(self, function: str, **arguments: Any) -> Any:
         """What ``tests.nfs.guest.<module>.<name>`` returned, for ``module.name``. In a process of
@@ -307,6 +311,7 @@ class Agent:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
+        LASTING.discard(self._process.pid)
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
