@@ -76,8 +76,9 @@ def table(found: list[dict[str, Any]], files: int) -> str:
         }
         for tool, (seconds, requests) in medians.items():
             ratio = seconds / medians["cp -a"][0]
+            name = tool.replace("|", r"\|")
             lines.append(
-                f"| {delay_ms:g} | {tool} | {seconds * 1000:.1f} | {ratio:.3f} | {requests:.1f} |"
+                f"| {delay_ms:g} | {name} | {seconds * 1000:.1f} | {ratio:.3f} | {requests:.1f} |"
             )
     return "\n".join(lines)
 
