@@ -167,7 +167,9 @@ def assert_nothing_is_left(devstack: Devstack) -> None:
 @pytest.mark.root
 @pytest.mark.full
 @pytest.mark.acceptance
-@pytest.mark.parametrize("fault", ["before 1", "after 1", "after 2"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param("before 1", marks=pytest.mark.by_hand), "after 1", "after 2"]
+)
 def test_killed_while_the_catalog_is_changed(devstack: Devstack, fault: str) -> None:
     """Whatever had been changed by then is put back."""
     with pytest.raises(Killed):
