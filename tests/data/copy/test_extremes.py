@@ -133,7 +133,7 @@ def test_10_000_levels_are_backed_up_and_restored(hole: Callable[[], Path], trip
     assert assert_as_deep(source, data, back) == 10_000
 
 
-@pytest.mark.full
+@pytest.mark.by_hand
 def test_100_000_levels_are_copied_and_removed(hole: Callable[[], Path]) -> None:
     source, target = hole(), hole()
     dig(source, 100_000)
