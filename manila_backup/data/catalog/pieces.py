@@ -19,6 +19,9 @@ _PLACE = struct.Struct(">QQ")
 
 _ONE = struct.Struct(f">8xQ{HASH_BYTES}s")  # offset 0, length, hash
 
+Piece = tuple[int, int, bytes]
+"""Offset, length, hash."""
+
 ROOT_OF_NOTHING = blake3().digest()
 """Of a file without content."""
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
 
 from manila_backup.data.catalog.entry import Entry, TreeContent
-from manila_backup.data.catalog.pieces import Root, cut, root_of
+from manila_backup.data.catalog.pieces import Piece, Root, cut, root_of
 from manila_backup.data.copy.errors import ContentDamaged, TargetFailed, target_errors
 from manila_backup.data.copy.sysio import Files
 from manila_backup.names import printable
@@ -76,6 +76,13 @@ def content_of(size: int, extents: list[tuple[int, int]], pieces: Sequence[Hash]
         pieces=tuple(pieces),
         root=root_of(spelled, pieces) if pieces else Root().digest(),
     )
+
+
+def pieces_of(entry: Entry, content: TreeContent) -> Iterator[Piece]:
+    """In order."""
+    places = cut(content.data_extents(entry.size))
+    for (offset, length), piece_hash in zip(places, content.pieces, strict=True):
+        yield offset, length, piece_hash
 
 
 def data_extents(files: Files, fd: int, size: int, begin: int = 0) -> Iterator[tuple[int, int]]:
@@ -219,34 +226,31 @@ class Mover:
         content = TreeContent(extents=None, pieces=(), root=Root().digest())
         return Copied(size=size, bytes=size, cut_short=False, content=content)
 
-    def restore(self, entry: Entry, content: TreeContent, source: int, target: int) -> int:
-        """Copy what the catalog says, verifying each piece; answers the bytes written.
+    def restore(self, entry: Entry, content: TreeContent, source: int, target: int) -> None:
+        """Copy what the catalog says, verifying each piece.
 
         :raises ContentDamaged: the target then holds wrong or too few bytes.
         """
+        self.restore_pieces(entry, pieces_of(entry, content), source, target)
         extents = content.data_extents(entry.size)
-        for (offset, length), expected in zip(cut(extents), content.pieces, strict=True):
-            hasher = blake3()
-            self._move(source, target, offset, length, hasher)
-            self._compare(entry, offset, expected, hasher.digest())
         if not extents or sum(extents[-1]) < entry.size:
             with target_errors():
                 self._files.truncate(target, entry.size)
-        return sum(length for _, length in extents)
 
-    def verify(self, entry: Entry, content: TreeContent, source: int) -> int:
-        """The same without writing."""
-        extents = content.data_extents(entry.size)
-        for (offset, length), expected in zip(cut(extents), content.pieces, strict=True):
+    def restore_pieces(
+        self, entry: Entry, pieces: Iterable[Piece], source: int, target: int | None
+    ) -> None:
+        """The same of some pieces, whatever the size. Without a target they are only verified."""
+        for offset, length, expected in pieces:
             hasher = blake3()
-            self._move(source, None, offset, length, hasher)
-            self._compare(entry, offset, expected, hasher.digest())
-        return sum(length for _, length in extents)
+            self._move(source, target, offset, length, hasher)
+            if hasher.digest() != expected:
+                what = f"the content at offset {offset} is not what its checksum says"
+                raise ContentDamaged(path=printable(entry.path), what=what)
 
-    def _compare(self, entry: Entry, offset: int, expected: bytes, found: bytes) -> None:
-        if found != expected:
-            what = f"the content at offset {offset} is not what its checksum says"
-            raise ContentDamaged(path=printable(entry.path), what=what)
+    def verify(self, entry: Entry, content: TreeContent, source: int) -> None:
+        """:raises ContentDamaged:"""
+        self.restore_pieces(entry, pieces_of(entry, content), source, None)
 
     def _move(
         self, source: int, target: int | None, offset: int, length: int, hasher: blake3 | None
