@@ -30,13 +30,11 @@ from manila_backup.data.copy.dirstack import (
 )
 from manila_backup.data.copy.errors import target_errors
 from manila_backup.data.copy.remove import Remover
-from manila_backup.data.copy.source import OTHER_TYPE
-from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_PATH, Files
+from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_PATH, Files, itself
 from manila_backup.data.copy.walk import GONE
 from manila_backup.exception import CopyFailed
 
 _TRIES = 3
-_WRITE_FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CANNOT_MAKE = frozenset(
     {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG}
 )
@@ -224,32 +222,41 @@ class Target:
             return NewFile(fd, identity_of(self._files.fstat(fd)))
         except BaseException:
             self._files.close(fd)
+            self._take_back(path, None)
             raise
 
     @contextlib.contextmanager
     def begun_file(self, path: bytes, inode: Identity) -> Iterator[int]:
-        """What :meth:`begin_file` made, open for writing.
+        """What :meth:`begin_file` made, open for writing. Nothing else is ever opened.
 
         :raises Raced: something else is there now.
         """
         with target_errors():
-            name, parent_fd = path.rpartition(b"/")[2], self._parent(path)
-            try:
-                fd = self._files.open(name, _WRITE_FILE, parent_fd)
-            except OSError as error:
-                if error.errno in GONE or error.errno in OTHER_TYPE:
-                    raise Raced(error) from error
-                raise
+            fd = self._open_begun(path, inode)
         closing = _Closing(self._files, fd)
         try:
-            with target_errors():
-                if identity_of(self._files.fstat(fd)) != inode:
-                    raise Raced
             yield fd
             with target_errors():
                 closing.close()
         finally:
             closing.close_quietly()
+
+    def _open_begun(self, path: bytes, inode: Identity) -> int:
+        name, parent_fd = path.rpartition(b"/")[2], self._parent(path)
+        try:
+            path_fd = self._files.open(name, OPEN_PATH, parent_fd)
+            try:
+                if identity_of(self._files.fstat(path_fd)) != inode:
+                    raise Raced
+                # Through the magic link it is this inode, whatever the name means by now.
+                return self._files.open(itself(path_fd), os.O_WRONLY | os.O_CLOEXEC, path_fd)
+            finally:
+                with contextlib.suppress(OSError):
+                    self._files.close(path_fd)
+        except OSError as error:
+            if error.errno in GONE:
+                raise Raced(error) from error
+            raise
 
     def take_back(self, path: bytes, inode: Identity) -> None:
         """Remove what :meth:`begin_file` made, if it still is there; never raises OSError."""

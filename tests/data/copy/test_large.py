@@ -9,10 +9,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +18,45 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manila_backup.data.catalog.pieces import PIECE_BYTES
 from manila_backup.data.copy import copier, large, ranges, tree
 from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.child import Setup
-from manila_backup.data.copy.content import data_extents, plan_ranges
+from manila_backup.data.copy.content import plan_ranges
 from manila_backup.data.copy.copier import Copier
-from manila_backup.data.copy.crew import Bundle, Done, InlineCrew
+from manila_backup.data.copy.crew import InlineCrew
 from manila_backup.data.copy.errors import copy_failed
 from manila_backup.data.copy.notes import Pulse
-from manila_backup.data.copy.sysio import SYSTEM, Files
-from manila_backup.data.copy.tasks import Outcome
+from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_FILE, OPEN_PATH, SYSTEM, Files
 from manila_backup.exception import Cancelled, CopyFailed
 from tests.data.copy.conftest import Run, not_cancelled
 from tests.data.copy.file_systems import TMPFS, FileSystems
+from tests.data.copy.large_files import (
+    BIG,
+    IN_TARGET,
+    RANGE,
+    SHAPES,
+    SIZE,
+    Act,
+    AllAtOnce,
+    Nth,
+    another_file,
+    content,
+    directory,
+    fifo,
+    fill,
+    regular_files,
+    run_bytes,
+    small_file,
+    spotted,
+    subdirectory,
+    symlink,
+    vanish,
+)
 from tests.support.syscalls import Faulty, Rival, Watched, open_fds
 from tests.support.trees import assert_same, differences, snapshot
 
 pytestmark = pytest.mark.root
 
-BIG = b"big"
-RANGE = PIECE_BYTES
 SECRET = b"not of this share"
 OPTIONS = CopyOptions(plain_target=True, processes=2)
 
@@ -66,32 +82,6 @@ def tmp_path(disks: FileSystems) -> Iterator[Path]:
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copier, "LARGE_BYTES", RANGE)
     monkeypatch.setattr(ranges, "RANGE_BYTES", RANGE)
-
-
-class AllAtOnce(InlineCrew[Any]):
-    """Does all that it has been given and hands it over together, failures first."""
-
-    def __init__(self, worker: Copier) -> None:
-        super().__init__(worker)
-        self._tasks: list[tuple[int, Any]] = []
-
-    @property
-    def room(self) -> int:
-        return 8 - len(self._tasks)
-
-    def submit(self, bundle: Bundle[Any]) -> None:
-        self._tasks += bundle
-
-    def wait(self, timeout_s: float) -> list[Done]:
-        tasks, self._tasks = self._tasks, []
-        done = [(number, self._done(task)) for number, task in tasks]
-        return sorted(done, key=lambda item: not isinstance(item[1], CopyFailed))
-
-    def _done(self, task: Any) -> Outcome | BaseException:
-        try:
-            return self._worker.do(task)
-        except CopyFailed as failed:
-            return failed
 
 
 @pytest.fixture
@@ -122,42 +112,7 @@ def parallel(monkeypatch: pytest.MonkeyPatch) -> Parallel:
     return prepare
 
 
-def fill(path: Path, size: int, *extents: tuple[int, int], seed: int = 1) -> None:
-    """A file of that size with data there only."""
-    draw = random.Random(seed)
-    with path.open("wb") as file:
-        for offset, length in extents:
-            file.seek(offset)
-            file.write(draw.randbytes(length))
-        file.truncate(size)
-    os.utime(path, ns=(5, 10**18 + 7))
-
-
-SPOTS = [(4096, 5000), (RANGE + 8192, 5000), (2 * RANGE - 4096, 4096)]
-SIZE = 2 * RANGE
-
-
-def spotted(path: Path, seed: int = 1) -> None:
-    """Two ranges with little in each."""
-    fill(path, SIZE, *SPOTS, seed=seed)
-
-
 # --- exact ----------------------------------------------------------------------------------------
-
-SHAPES = {
-    "dense": (3 * RANGE, [(0, 3 * RANGE)]),
-    "dense and a bit": (3 * RANGE + 4097, [(0, 3 * RANGE + 4097)]),
-    "one hole": (4 * RANGE, []),
-    "spots": (SIZE, SPOTS),
-    "data across all borders": (
-        5 * RANGE,
-        [(number * RANGE - 8192, 16384) for number in range(1, 5)],
-    ),
-    "hole of a range": (4 * RANGE, [(0, RANGE), (2 * RANGE, 2 * RANGE)]),
-    "hole at the end": (5 * RANGE + 1, [(0, RANGE + 1)]),
-    "data at the end": (5 * RANGE + 1, [(5 * RANGE, 1)]),
-    "far apart": (1 << 40, [(1 << 20, 4096), (1 << 39, 4096)]),
-}
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -284,63 +239,11 @@ def test_ranges_cover_all_data_once(gaps: list[tuple[int, int]], tail: int, firs
 # --- others act meanwhile -------------------------------------------------------------------------
 
 
-class Nth:
-    """A condition for :class:`Rival`: right before the n-th time that the file is opened."""
-
-    def __init__(self, number: int) -> None:
-        self._left = number
-
-    def __call__(self, name: str, args: tuple[Any, ...]) -> bool:
-        if name not in ("open", "open_here") or args[0] != BIG:
-            return False
-        self._left -= 1
-        return self._left == 0
-
-
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     path = tmp_path / "outside"
     path.write_bytes(SECRET)
     return path
-
-
-def move_away(path: Path) -> None:
-    path.rename(path.parent.parent / "moved")
-
-
-def another_file(path: Path, outside: Path) -> None:
-    move_away(path)
-    spotted(path, seed=2)
-
-
-def small_file(path: Path, outside: Path) -> None:
-    move_away(path)
-    path.write_bytes(b"small")
-
-
-def symlink(path: Path, outside: Path) -> None:
-    move_away(path)
-    path.symlink_to(outside)
-
-
-def hard_link(path: Path, outside: Path) -> None:
-    move_away(path)
-    os.link(outside, path)
-
-
-def fifo(path: Path, outside: Path) -> None:
-    move_away(path)
-    os.mkfifo(path)
-
-
-def directory(path: Path, outside: Path) -> None:
-    move_away(path)
-    path.mkdir()
-    (path / "f").touch()
-
-
-def vanish(path: Path, outside: Path) -> None:
-    path.unlink()
 
 
 def change(path: Path, outside: Path) -> None:
@@ -361,8 +264,6 @@ def one_more_name(path: Path, outside: Path) -> None:
     os.link(path, path.parent / "zz")
 
 
-Act = Callable[[Path, Path], None]
-
 IN_SOURCE = [
     another_file,
     small_file,
@@ -378,12 +279,6 @@ IN_SOURCE = [
 
 OPENINGS = 8
 """Twice to begin, twice for each of two ranges, twice to seal."""
-
-
-def content(tree_of: Path) -> dict[bytes, object]:
-    """All below the root, without the root itself, whose time others change, and without names."""
-    seen = snapshot(str(tree_of))
-    return {path: replace(entry, names=frozenset()) for path, entry in seen.items() if path}
 
 
 @pytest.mark.parametrize("act", IN_SOURCE)
@@ -409,19 +304,6 @@ def test_what_others_do_to_the_source(
         assert result.counters.changed == 0
         assert result.counters.bytes == sum(map(run_bytes, regular_files(run.data)))
         assert SECRET not in b"".join(kept.read_bytes() for kept in regular_files(run.data))
-
-
-def regular_files(top: Path) -> list[Path]:
-    return [path for path in top.rglob("*") if path.is_file() and not path.is_symlink()]
-
-
-def subdirectory(top: Path, name: str) -> Path:
-    path = top / name
-    path.mkdir()
-    return path
-
-
-IN_TARGET = [another_file, small_file, symlink, hard_link, fifo, directory, vanish]
 
 
 @pytest.mark.parametrize("act", IN_TARGET)
@@ -454,13 +336,17 @@ def test_what_others_put_in_its_place_in_the_target(
     assert acted == OPENINGS - 2
 
 
-def run_bytes(path: Path) -> int:
-    """What of a file is data."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return sum(length for _, length in data_extents(SYSTEM, fd, os.fstat(fd).st_size))
-    finally:
-        os.close(fd)
+def test_by_its_name_it_is_never_opened_for_writing(run: Run, parallel: Parallel) -> None:
+    """By the time it might be a device."""
+    spotted(run.source / "big")
+    flags: set[int] = set()
+    files = Watched(
+        before=lambda name, args: (
+            flags.add(args[1]) if name in ("open", "open_here") and args[0] == BIG else None
+        )
+    )
+    run.backup(files=parallel(files), options=OPTIONS)
+    assert flags == {OPEN_FILE, OPEN_PATH, CREATE_FILE}
 
 
 def test_a_source_that_changes_again_and_again_is_counted(run: Run, parallel: Parallel) -> None:
