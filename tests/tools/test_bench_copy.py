@@ -28,7 +28,8 @@ from tests.support.as_user import NOBODY, as_user
 TOOLS = Path(__file__).parents[2] / "tools"
 BENCH = TOOLS / "bench_copy.py"
 TINY = ("--scale", "0.002", "--rounds", "1", "--delay-us", "100", "--check")
-LOCAL = ["floor", "floor-2", "cp", "rsync", "tar", "fpsync", "ours", "ours-python", "ours-backup"]
+OURS = ["ours", "ours-python", "ours-backup", "ours-restore"]
+LOCAL = ["floor", "floor-2", "cp", "rsync", "tar", "fpsync", *OURS]
 LATENCY = [*(name for name in LOCAL if name != "floor-2"), "ceiling", "ceiling-0"]
 NOT_KEPT_BY_FPSYNC = ("link-group ", "xattr ")
 """Hard links between jobs, and the default ACL of a directory that its rsync is given as a file."""
@@ -136,7 +137,7 @@ def test_targets_and_table_are_complete(small_files: tuple[dict[str, Any], str])
 
 
 def test_large_and_mixed_files(tmp_path: Path) -> None:
-    tools = ["floor", "cp", "ours", "ours-backup"]
+    tools = ["floor", "cp", "ours", "ours-backup", "ours-restore"]
     chosen = ("--only", "L,M", "--tools", ",".join(tools), "--json", tmp_path / "result.json")
     done = run_bench(*TINY, *chosen, "--dir", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ from bench.measure import RunFailed, measured
 from bench.parts import Part, image_of
 from bench.slow import slow_mount
 from bench.system import load_average, sync_file_system
-from bench.tools import Ours, Task, Tool
+from bench.tools import CATALOG, Ours, Task, Tool
 
 _XFS_ALIAS = "trusted.SGI_ACL_"
 """Under such names xfs lists ACLs a second time."""
@@ -95,6 +95,8 @@ def measured_part(bench: Bench, part: Part) -> PartResult:
     with mounted_image(image_of(extent, "ext4"), bench.directory, "source") as mount_point:
         source = _made_source(bench, part, mount_point)
         _Runner(bench, part, extent, source).run(tools[-1 if part.slow else 0], _WARM_UP)
+        if any(tool.restores for tool in tools):
+            _make_catalog(bench, part, extent, source)
         for number in range(bench.rounds):
             for tool in _rotated(tools, number):
                 if tool.name in failed:
@@ -118,6 +120,16 @@ def _made_source(bench: Bench, part: Part, mount_point: Path) -> Path:
     warm(source)
     bench.say(f"{part.name}: data set made in {time.monotonic() - start:.1f} s")
     return source
+
+
+def _make_catalog(bench: Bench, part: Part, extent: Extent, source: Path) -> None:
+    """Of the source, by a backup of it that nobody counts.
+
+    :raises RuntimeError: there is none.
+    """
+    run = _Runner(bench, part, extent, source).run(CATALOG, _WARM_UP)
+    if run.problem is not None:
+        raise RuntimeError(f"no catalog to restore from: {run.problem}")
 
 
 def _rotated(tools: Sequence[Tool], number: int) -> tuple[Tool, ...]:
@@ -195,6 +207,7 @@ class _Runner:
             source=source,
             target=target,
             scratch=scratch,
+            catalog=self.bench.directory / f"catalog-{self.part.name}",
             entries=self.extent.entries,
             jobs=self.part.jobs,
             floor=self.bench.floor,

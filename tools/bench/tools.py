@@ -36,11 +36,13 @@ class Ours:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One copy: the contents of ``source`` into ``target``, an empty directory. ``scratch`` is
-    an empty directory elsewhere. ``jobs`` is for tools that must be told how many to run."""
+    an empty directory elsewhere. ``jobs`` is for tools that must be told how many to run.
+    ``catalog`` is the source's, if one of the tools needs it."""
 
     source: Path
     target: Path
     scratch: Path
+    catalog: Path
     entries: int
     jobs: int
     floor: Path
@@ -51,7 +53,8 @@ class Task:
 class Tool:
     """``keeps_all`` is False where the tool itself says that it does not keep hard links.
 
-    ``delay_us`` is for ceilings: another delay than the part's. ``needs`` are programs.
+    ``delay_us`` is for ceilings: another delay than the part's. ``needs`` are programs;
+    ``restores``: it needs the source's catalog.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Tool:
     needs: tuple[str, ...] = ()
     keeps_all: bool = True
     delay_us: int | None = None
+    restores: bool = False
 
 
 def our_command() -> tuple[str, ...]:
@@ -142,6 +146,23 @@ def _ours_backup(task: Task) -> Command:
     )
 
 
+def _ours_catalog(task: Task) -> Command:
+    parallel = task.ours.parallel(processes=2, threads=32)
+    return _single(
+        sys.executable, _ENGINE, *parallel, "--catalog", task.catalog, task.source, task.target
+    )
+
+
+def _ours_restore(task: Task) -> Command:
+    parallel = task.ours.parallel(processes=2, threads=32)
+    catalog = ("--restore", "--catalog", task.catalog)
+    return _single(sys.executable, _ENGINE, *parallel, *catalog, task.source, task.target)
+
+
+CATALOG = Tool(name="catalog", title="the catalog for a restore", command=_ours_catalog, delay_us=0)
+"""Runs once and is not measured."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
     """All tools of a part by name: those that can be chosen, and the ceilings, which always run."""
@@ -165,6 +186,12 @@ _OURS = (
         command=_ours({"MANILA_BACKUP_NATIVE": "0"}),
     ),
     Tool(name="ours-backup", title="backup with checksums", command=_ours_backup),
+    Tool(
+        name="ours-restore",
+        title="restore with checksums",
+        command=_ours_restore,
+        restores=True,
+    ),
 )
 
 
