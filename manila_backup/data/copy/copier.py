@@ -26,7 +26,7 @@ from manila_backup.data.copy.dirstack import (
 from manila_backup.data.copy.errors import TargetFailed, copy_failed, target_errors
 from manila_backup.data.copy.lister import Lister
 from manila_backup.data.copy.notes import Notes, Pulse
-from manila_backup.data.copy.ranges import Ranges, path_of
+from manila_backup.data.copy.ranges import LARGE_BYTES, Ranges, path_of
 from manila_backup.data.copy.small_copier import SmallCopier
 from manila_backup.data.copy.source import OpenEntry, SourceFiles, Swapped, type_of
 from manila_backup.data.copy.sysio import Files, Kind
@@ -61,9 +61,6 @@ LOOKS = 2
 
 _SLICE = 32
 """Small files read before they are written; their content is held meanwhile."""
-
-LARGE_BYTES = 64 << 20
-"""Files from this size are tasks of their own."""
 
 _SHARE_BYTES = 32 << 20
 """After so much content a task gives back what is left of it, whether or not others ask for it."""

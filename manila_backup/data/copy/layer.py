@@ -15,18 +15,24 @@ from manila_backup.data.copy.base import CopyOptions
 from manila_backup.data.copy.content import Mover
 from manila_backup.data.copy.dirstack import Identity
 from manila_backup.data.copy.errors import TargetFailed, copy_failed
+from manila_backup.data.copy.large_layer import LargeLayer
 from manila_backup.data.copy.notes import Notes, Pulse
 from manila_backup.data.copy.small import SMALL_BYTES, NewFile, SmallFiles
 from manila_backup.data.copy.stored import StoredFiles
 from manila_backup.data.copy.sysio import Files
 from manila_backup.data.copy.target import CannotLink, Held, MadeDirectory, Mounted, Raced, Target
 from manila_backup.data.copy.tasks import (
+    BeginEntry,
+    BegunEntry,
+    DiscardEntry,
     FinishDirectory,
     LayEntries,
+    LayPieces,
     Link,
     LinkMade,
     MakeLinks,
     Outcome,
+    SealEntry,
     Task,
 )
 
@@ -62,6 +68,7 @@ class Layer:
         self._small = SmallFiles(files)
         self._holds_small = options.read_ahead_bytes >= SMALL_BYTES
         self._mover = Mover(files, options.read_ahead_bytes, pulse.content)
+        self._large = LargeLayer(files, data=self._data, target=self._target, mover=self._mover)
 
     def do(self, task: Task) -> Outcome:
         """:raises ContentDamaged: :raises CopyFailed: :raises Cancelled:"""
@@ -76,8 +83,14 @@ class Layer:
             case FinishDirectory():
                 self._finish(task, notes)
                 return Outcome(notes=notes)
+            case BeginEntry() | LayPieces() | SealEntry() | DiscardEntry():
+                return Outcome(notes=notes, answer=self._large.do(task, notes))
             case _:
                 raise TypeError(f"not a task of a restore: {type(task)}")
+
+    def take_back(self, file: BegunEntry) -> None:
+        """Remove what was made of a large file, if it still is at its name."""
+        self._large.take_back(file)
 
     def close(self) -> None:
         self._target.close()

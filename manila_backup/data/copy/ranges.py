@@ -27,6 +27,9 @@ from manila_backup.data.copy.target import Held, Mounted, NewFile, Raced, Target
 from manila_backup.data.copy.tasks import BeginFile, Begun, CopyRange, LargeFile, SealFile
 from manila_backup.data.copy.walk import GONE
 
+LARGE_BYTES = 64 << 20
+"""Files from this size are tasks of their own."""
+
 RANGE_BYTES = 64 << 20
 """A multiple of the piece size, so that the pieces are those of the file as a whole."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 
 from manila_backup.data.catalog.chain import Chain
-from manila_backup.data.catalog.entry import Entry, EntrySource, EntryType, one_pass
+from manila_backup.data.catalog.entry import Entry, EntrySource, EntryType, TreeContent, one_pass
 from manila_backup.data.copy.attributes import Attributes
 from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.child import Setup
@@ -24,6 +24,7 @@ from manila_backup.data.copy.crew import InlineCrew
 from manila_backup.data.copy.dirstack import WINDOW, Identity
 from manila_backup.data.copy.dispatch import Dispatch
 from manila_backup.data.copy.errors import copy_failed
+from manila_backup.data.copy.large_restore import LargeRestore, large_content
 from manila_backup.data.copy.layer import Layer
 from manila_backup.data.copy.links import GroupContents, LinkedName, TargetLinks
 from manila_backup.data.copy.node import Below
@@ -33,6 +34,7 @@ from manila_backup.data.copy.prune import Pruner, Wanted
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.tasks import (
+    BegunEntry,
     FinishDirectory,
     LayEntries,
     Link,
@@ -45,6 +47,9 @@ from manila_backup.types import Counters
 
 _BATCH_BYTES = 32 << 20
 """After so much content a task is full, whatever its entries."""
+
+_PARTS = 2
+"""Parts of one large file in work at once, per process."""
 
 _BACKLOG_ENTRIES = 400
 """Not for fewer is it worth starting processes."""
@@ -148,13 +153,16 @@ class _Restore:
             )
         except OSError as error:
             raise copy_failed(b"", error) from error
-        start = partial(ProcessCrew, setup) if is_parallel(options, files) else None
+        self._is_parallel = is_parallel(options, files)
+        self._width = _PARTS * options.processes
+        start = partial(ProcessCrew, setup) if self._is_parallel else None
         self._desk = Dispatch(InlineCrew[Task](self._layer), start, tally, cancelled)
         self._links = TargetLinks()
         self._contents = GroupContents(entries)
         self._directories: Chain[_Open] = Chain()
         self._batch: list[_Coming] = []
         self._batch_bytes = 0
+        self._large: set[LargeRestore] = set()
         self._waiting: dict[int, list[_Coming]] = {}
         self._to_link: list[tuple[Link, _Coming, LinkedName]] = []
 
@@ -191,7 +199,12 @@ class _Restore:
             self._desk.submit()
 
     def close(self) -> None:
-        self._desk.close()
+        for outcome in self._desk.close():
+            if isinstance(outcome.answer, BegunEntry):
+                self._layer.take_back(outcome.answer)
+        for large in self._large:
+            if large.file is not None:
+                self._layer.take_back(large.file)
         self._maker.close()
         self._layer.close()
         self._links.close()
@@ -209,6 +222,10 @@ class _Restore:
         group = entry.link_group
         if group is not None and not self._is_first(group):
             self._link(coming, group)
+            return
+        content = large_content(entry) if self._is_parallel else None
+        if content is not None:
+            self._lay_large(coming, content)
             return
         self._batch.append(coming)
         if entry.type is EntryType.FILE:
@@ -266,6 +283,24 @@ class _Restore:
                 self._ended(coming.directory)
 
         self._desk.add(LayEntries(entries=[coming.entry for coming in batch]), laid)
+
+    def _lay_large(self, coming: _Coming, content: TreeContent) -> None:
+        """In parts, by as many workers as there are."""
+        self._hand_out_batch()
+        if self._desk.is_inline:
+            self._work()
+            self._desk.spread(is_much=True)
+        entry = coming.entry
+
+        def done(made: Identity | None) -> None:
+            self._large.discard(large)
+            if entry.link_group is not None:
+                self._has_first(entry, entry.link_group, {entry.path: made})
+            self._ended(coming.directory)
+
+        large = LargeRestore(self._desk, self._tally, entry, content, done, width=self._width)
+        self._large.add(large)
+        large.start()
 
     # --- hard links -------------------------------------------------------------------------------
 

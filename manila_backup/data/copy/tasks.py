@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any
 
 from manila_backup.data.catalog.entry import Entry, EntryType
+from manila_backup.data.catalog.pieces import Piece
 from manila_backup.data.copy.attributes import Attributes
 from manila_backup.data.copy.dirstack import Identity
 from manila_backup.data.copy.notes import Notes
@@ -141,8 +142,50 @@ class LayEntries:
     entries: list[Entry]
 
 
-LargeTask = BeginFile | CopyRange | SealFile | DiscardFile
-Task = CopyDirectory | CopyNames | LargeTask | MakeLinks | FinishDirectory | LayEntries
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunEntry:
+    """A file that is restored in parts: its entry, without content, and the inode made for it."""
+
+    entry: Entry
+    made: Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginEntry:
+    """Make the file of an entry, whose content comes in parts and is not in it; answers
+    :class:`BegunEntry`, or :class:`Prevented`."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayPieces:
+    """Restore some pieces of a file, in order; answers None, or :class:`Prevented`."""
+
+    file: BegunEntry
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealEntry:
+    """All pieces are there: give the file its size and attributes; answers as :class:`LayPieces`
+    does."""
+
+    file: BegunEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardEntry:
+    """Remove what was made of a file, if it still is at its name."""
+
+    file: BegunEntry
+
+
+CopyInParts = BeginFile | CopyRange | SealFile | DiscardFile
+LayInParts = BeginEntry | LayPieces | SealEntry | DiscardEntry
+Task = (
+    CopyDirectory | CopyNames | CopyInParts | MakeLinks | FinishDirectory | LayEntries | LayInParts
+)
 
 
 DIRECTORY_WEIGHT = 16
@@ -236,6 +279,16 @@ class NotEntered(IntEnum):
 
     OTHER_TYPE = 1
     """It is something else now."""
+
+
+class Prevented(IntEnum):
+    """Why there is not what was to be restored at a path of the target."""
+
+    CHANGED = 0
+    """Somebody else changed it meanwhile."""
+
+    COVERED = 1
+    """Another mount covers it."""
 
 
 class LinkMade(IntEnum):

@@ -203,6 +203,7 @@ def large(root: Path) -> None:
         ("c", 2 * LARGE_BYTES, []),
         ("d", LARGE_BYTES, [(8192, 4096)]),
         ("e", LARGE_BYTES - 1, [(5 * MIB, 4096)]),
+        ("f", LARGE_BYTES + 4097, [(0, LARGE_BYTES + 4097)]),
     ):
         fill(root / name, size, extents)
     os.setxattr(root / "a", "user.a", b"1")
@@ -267,11 +268,12 @@ def test_a_backup_is_the_one_of_one_process(run: Run, kind: str, way: tuple[int,
     [
         ("many", (3, 8)),
         ("linked directories", (2, 4)),
+        ("large", (2, 4)),
         *also_in_full(
             ("many", (2, 1)),
             ("many", (2, 4)),
             ("linked directories", (3, 8)),
-            ("large", (2, 4)),
+            ("large", (3, 8)),
         ),
     ],
 )
@@ -715,7 +717,7 @@ def test_cancelled_while_a_large_file_is_being_begun(run: Run) -> None:
         ("copy", "large"),
         ("backup", "many"),
         ("restore", "many"),
-        *also_in_full(("copy", "many"), ("backup", "large")),
+        *also_in_full(("copy", "many"), ("backup", "large"), ("restore", "large")),
     ],
 )
 def test_killing_one_process_ends_all(run: Run, work: str, kind: str) -> None:
