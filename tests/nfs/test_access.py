@@ -63,7 +63,7 @@ def site(vm: Vm, client: Agent, migrated_file: Path, tmp_path: Path) -> Iterator
         yield Site(vm=vm, server=server, share_id=share_id, client=client, arguments=arguments)
 
 
-@pytest.mark.parametrize("version", ["4.2", "3"])
+@pytest.mark.parametrize("version", ["4.2", pytest.param("3", marks=pytest.mark.by_hand)])
 def test_the_source_cannot_be_written_during_a_backup_nor_mounted_after_it(
     site: Site, version: str
 ) -> None:
