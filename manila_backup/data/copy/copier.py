@@ -26,22 +26,20 @@ from manila_backup.data.copy.dirstack import (
 from manila_backup.data.copy.errors import TargetFailed, copy_failed, target_errors
 from manila_backup.data.copy.lister import Lister
 from manila_backup.data.copy.notes import Notes, Pulse
-from manila_backup.data.copy.ranges import LARGE_BYTES, Ranges, path_of
+from manila_backup.data.copy.ranges import LARGE_BYTES, Ranges
 from manila_backup.data.copy.small_copier import SmallCopier
 from manila_backup.data.copy.source import OpenEntry, SourceFiles, Swapped, type_of
 from manila_backup.data.copy.sysio import Files, Kind
-from manila_backup.data.copy.target import CannotLink, Held, Mounted, Raced, Target
+from manila_backup.data.copy.target import CannotLink, Held, MadeFile, Mounted, Raced, Target
 from manila_backup.data.copy.tasks import (
     BeginFile,
     CopyDirectory,
     CopyNames,
     CopyRange,
     Directory,
-    DiscardFile,
     Entered,
     FinishDirectory,
     Large,
-    LargeFile,
     Link,
     Linked,
     LinkMade,
@@ -132,8 +130,6 @@ class Copier:
                 answer = self._ranges.copy(task)
             case SealFile():
                 answer = self._seal(task, notes)
-            case DiscardFile():
-                self.take_back(task.file)
             case MakeLinks():
                 answer = [self._make_link(link) for link in task.links]
             case FinishDirectory():
@@ -439,10 +435,6 @@ class Copier:
         entry, held, unread = sealed
         return self._noted(entry, unread, held, notes)
 
-    def take_back(self, file: LargeFile) -> None:
-        """Remove what was made of a large file, if it still is at its name."""
-        self._target.take_back(path_of(file), file.target)
-
     def _make_link(self, task: Link) -> LinkMade:
         path = task.path
         self._pulse.entry()
@@ -454,6 +446,20 @@ class Copier:
             return LinkMade.YES if self._checked(path, link) else LinkMade.FIRST_GONE
         except CannotLink:
             return LinkMade.IMPOSSIBLE
+
+    # --- large files: see large.Maker -------------------------------------------------------------
+
+    def begin_large(self, path: bytes) -> MadeFile | None:
+        try:
+            return self._target.begin_file(path)
+        except (TargetFailed, Raced, Mounted):
+            return None
+
+    def end_large(self, path: bytes, new: MadeFile) -> None:
+        self._checked(path, lambda: self._target.end_file(path, new))
+
+    def take_back(self, path: bytes, new: MadeFile) -> None:
+        self._target.take_back(path, new)
 
     # --- common -----------------------------------------------------------------------------------
 

@@ -3,91 +3,55 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Generic, TypeVar
 
 from manila_backup.data.copy.dispatch import Dispatch
 from manila_backup.data.copy.tasks import Outcome, Task
 
-F = TypeVar("F")
 T = TypeVar("T", bound=Task)
 
 
-class InParts(ABC, Generic[F, T]):
-    """One file (``F`` says which) in tasks (``T``), each a part of it: :meth:`begin` when it has
-    been made in the target; then the parts, some at once; then it is sealed. If a part or the seal
-    fails it is discarded, which ends with :meth:`give_up`.
-    """
+class InParts(Generic[T]):
+    """The parts of one file, some in work at once."""
 
-    def __init__(self, desk: Dispatch, *, width: int) -> None:
-        """``width``: parts in work at once."""
-        self.desk = desk
+    def __init__(
+        self,
+        desk: Dispatch,
+        parts: Iterator[T],
+        *,
+        take: Callable[[T, Outcome], bool],
+        done: Callable[[bool], None],
+        width: int,
+    ) -> None:
+        """``take`` hears what came of a part and says whether it succeeded: if not, no further one
+        is begun. ``done`` is called once, when none is in work any more: with True if all are
+        there. ``width``: parts in work at once."""
+        self._desk = desk
+        self._parts = parts
+        self._take = take
+        self._done = done
         self._width = width
-        self._parts: Iterator[T] = iter(())
         self._in_work = 0
         self._failed = False
-        self.file: F | None = None
-        """What lies in the target, unfinished."""
 
-    def begin(self, file: F, parts: Iterator[T]) -> None:
-        self.file = file
-        self._parts = parts
+    def start(self) -> None:
         for _ in range(self._width):
-            self._next_part(file)
+            self._next()
         if not self._in_work:
-            self._seal(file)
+            self._done(True)
 
-    def _next_part(self, file: F) -> None:
+    def _next(self) -> None:
         task = None if self._failed else next(self._parts, None)
-        if task is None:
-            return
-        self._in_work += 1
-        self.desk.add(task, partial(self._part_done, file, task))
+        if task is not None:
+            self._in_work += 1
+            self._desk.add(task, partial(self._ended, task))
 
-    def _part_done(self, file: F, task: T, outcome: Outcome) -> None:
+    def _ended(self, task: T, outcome: Outcome) -> None:
         self._in_work -= 1
-        if not self.take_part(task, outcome):
+        if not self._take(task, outcome):
             self._failed = True
-        self._next_part(file)
-        if self._in_work:
-            return
-        if self._failed:
-            self._discard(file)
-        else:
-            self._seal(file)
-
-    def _seal(self, file: F) -> None:
-        self.desk.add(self.seal_task(file), partial(self._sealed, file))
-
-    def _sealed(self, file: F, outcome: Outcome) -> None:
-        if self.take_seal(file, outcome):
-            self.file = None
-        else:
-            self._discard(file)
-
-    def _discard(self, file: F) -> None:
-        def discarded(outcome: Outcome) -> None:
-            self.file = None
-            self.give_up()
-
-        self.desk.add(self.discard_task(file), discarded)
-
-    @abstractmethod
-    def take_part(self, task: T, outcome: Outcome) -> bool:
-        """Whether it succeeded."""
-
-    @abstractmethod
-    def take_seal(self, file: F, outcome: Outcome) -> bool:
-        """Whether it succeeded: then nothing follows."""
-
-    @abstractmethod
-    def give_up(self) -> None:
-        """Nothing of the file is left."""
-
-    @abstractmethod
-    def seal_task(self, file: F) -> Task: ...
-
-    @abstractmethod
-    def discard_task(self, file: F) -> Task: ...
+        self._next()
+        if not self._in_work:
+            self._done(not self._failed)

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker's part in a large file that several workers restore at once.
-
-Nobody keeps it open between tasks: each opens it by name, and goes on only if it is the inode that
-was made for it; so what others put in its place is not written to.
+"""What a layer does of large files: the coordinator's makes, holds and seals them, those of the
+workers lay their parts. Whatever others do to its name, what was begun is completed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import contextlib
+from collections.abc import Iterator
 
 from manila_backup.data.catalog.entry import Entry
 from manila_backup.data.copy.attributes import Attributes
@@ -16,103 +14,71 @@ from manila_backup.data.copy.content import Mover
 from manila_backup.data.copy.errors import TargetFailed, copy_failed
 from manila_backup.data.copy.notes import Notes
 from manila_backup.data.copy.stored import StoredFiles
-from manila_backup.data.copy.sysio import Files
-from manila_backup.data.copy.target import Held, Mounted, NewFile, Raced, Target
-from manila_backup.data.copy.tasks import (
-    BeginEntry,
-    BegunEntry,
-    DiscardEntry,
-    LayInParts,
-    LayPieces,
-    Prevented,
-    SealEntry,
-)
-
-T = TypeVar("T")
+from manila_backup.data.copy.target import MadeFile, Mounted, Raced, Target
+from manila_backup.data.copy.tasks import LayPieces
 
 
 class LargeLayer:
-    """What :class:`~.layer.Layer` does of large files; shares its parts."""
+    """Shares the parts of :class:`~.layer.Layer`. Entries are without their content.
 
-    def __init__(self, files: Files, *, data: StoredFiles, target: Target, mover: Mover) -> None:
-        self._files = files
+    All methods but :meth:`take_back` may raise ContentDamaged and CopyFailed.
+    """
+
+    def __init__(self, *, data: StoredFiles, target: Target, mover: Mover) -> None:
         self._data = data
         self._target = target
         self._mover = mover
 
-    def do(self, task: LayInParts, notes: Notes) -> BegunEntry | Prevented | None:
-        """See the tasks.
-
-        :raises ContentDamaged: :raises CopyFailed: :raises Cancelled:
-        """
-        match task:
-            case BeginEntry():
-                return self._guarded(task.entry, lambda: self._begin(task.entry))
-            case LayPieces():
-                return self._lay(task, notes)
-            case SealEntry():
-                return self._seal(task, notes)
-            case DiscardEntry():
-                self.take_back(task.file)
-                return None
-
-    def _begin(self, entry: Entry) -> BegunEntry:
-        # What is stored comes first: nothing is replaced by what is missing.
-        with self._data.opened(entry):
-            new = self._target.begin_file(entry.path)
-            self._close(new, entry.path)
-        return BegunEntry(entry=entry, made=new.identity)
-
-    def _close(self, new: NewFile, path: bytes) -> None:
+    def begin(self, entry: Entry, notes: Notes) -> MadeFile | None:
+        """Held open until :meth:`seal` or :meth:`take_back`. None: others prevented it, which is
+        noted."""
         try:
-            self._files.close(new.fd)
-        except OSError:
-            self._target.take_back(path, new.identity)
-            raise
+            # What is stored comes first: nothing is replaced by what is missing.
+            with _failing_by_name(entry), self._data.opened(entry):
+                return self._target.begin_file(entry.path)
+        except Raced:
+            notes.change(entry.path)
+        except Mounted:
+            notes.warnings += 1
+            notes.skip(entry.path)
+        return None
 
-    def _lay(self, task: LayPieces, notes: Notes) -> Prevented | None:
-        entry, made = task.file.entry, task.file.made
+    def lay(self, task: LayPieces) -> None:
+        with (
+            _failing_by_name(task.entry),
+            self._data.opened(task.entry) as data,
+            self._target.begun_file(task.place, task.made) as target,
+        ):
+            self._mover.restore_pieces(task.entry, task.pieces, data, target)
 
-        def lay() -> None:
-            with (
-                self._data.opened(entry) as data,
-                self._target.begun_file(entry.path, made) as target,
-            ):
-                self._mover.restore_pieces(entry, task.pieces, data, target)
-
-        prevented = self._guarded(entry, lay)
-        if prevented is not None:
-            notes.bytes = 0
-        return prevented
-
-    def _seal(self, task: SealEntry, notes: Notes) -> Prevented | None:
-        entry, made = task.file.entry, task.file.made
-
-        def seal() -> Held:
-            with self._target.begun_file(entry.path, made) as target:
-                return self._target.seal(target, Attributes.of_entry(entry), size=entry.size)
-
-        held = self._guarded(entry, seal)
-        if isinstance(held, Prevented):
-            return held
+    def seal(self, entry: Entry, new: MadeFile, notes: Notes) -> None:
+        """All pieces are there: give it its size and attributes, and close it. If that fails
+        nothing of it is left."""
+        with _failing_by_name(entry):
+            try:
+                held = self._target.seal(new.fd, Attributes.of_entry(entry), size=entry.size)
+            except BaseException:
+                self._target.take_back(entry.path, new)
+                raise
+            self._target.end_file(entry.path, new)
+            is_there = self._target.is_at(entry.path, new.identity)
         notes.files += 1
         notes.logical_bytes += entry.size
         notes.lose(entry.path, held.losses)
-        return None
+        if not is_there:
+            notes.change(entry.path)
 
-    def _guarded(self, entry: Entry, act: Callable[[], T]) -> T | Prevented:
-        """:raises CopyFailed:"""
-        try:
-            return act()
-        except TargetFailed as failed:
-            raise copy_failed(entry.path, failed.error) from failed
-        except OSError as error:
-            raise copy_failed(entry.path, error) from error
-        except Raced:
-            return Prevented.CHANGED
-        except Mounted:
-            return Prevented.COVERED
+    def take_back(self, entry: Entry, new: MadeFile) -> None:
+        """Close it, and remove it if it still is at its name."""
+        self._target.take_back(entry.path, new)
 
-    def take_back(self, file: BegunEntry) -> None:
-        """Remove what was made of a file, if it still is at its name."""
-        self._target.take_back(file.entry.path, file.made)
+
+@contextlib.contextmanager
+def _failing_by_name(entry: Entry) -> Iterator[None]:
+    """:raises CopyFailed:"""
+    try:
+        yield
+    except TargetFailed as failed:
+        raise copy_failed(entry.path, failed.error) from failed
+    except OSError as error:
+        raise copy_failed(entry.path, error) from error

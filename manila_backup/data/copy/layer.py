@@ -20,11 +20,16 @@ from manila_backup.data.copy.notes import Notes, Pulse
 from manila_backup.data.copy.small import SMALL_BYTES, NewFile, SmallFiles
 from manila_backup.data.copy.stored import StoredFiles
 from manila_backup.data.copy.sysio import Files
-from manila_backup.data.copy.target import CannotLink, Held, MadeDirectory, Mounted, Raced, Target
+from manila_backup.data.copy.target import (
+    CannotLink,
+    Held,
+    MadeDirectory,
+    MadeFile,
+    Mounted,
+    Raced,
+    Target,
+)
 from manila_backup.data.copy.tasks import (
-    BeginEntry,
-    BegunEntry,
-    DiscardEntry,
     FinishDirectory,
     LayEntries,
     LayPieces,
@@ -32,7 +37,6 @@ from manila_backup.data.copy.tasks import (
     LinkMade,
     MakeLinks,
     Outcome,
-    SealEntry,
     Task,
 )
 
@@ -68,7 +72,7 @@ class Layer:
         self._small = SmallFiles(files)
         self._holds_small = options.read_ahead_bytes >= SMALL_BYTES
         self._mover = Mover(files, options.read_ahead_bytes, pulse.content)
-        self._large = LargeLayer(files, data=self._data, target=self._target, mover=self._mover)
+        self._large = LargeLayer(data=self._data, target=self._target, mover=self._mover)
 
     def do(self, task: Task) -> Outcome:
         """:raises ContentDamaged: :raises CopyFailed: :raises Cancelled:"""
@@ -83,14 +87,11 @@ class Layer:
             case FinishDirectory():
                 self._finish(task, notes)
                 return Outcome(notes=notes)
-            case BeginEntry() | LayPieces() | SealEntry() | DiscardEntry():
-                return Outcome(notes=notes, answer=self._large.do(task, notes))
+            case LayPieces():
+                self._large.lay(task)
+                return Outcome(notes=notes)
             case _:
                 raise TypeError(f"not a task of a restore: {type(task)}")
-
-    def take_back(self, file: BegunEntry) -> None:
-        """Remove what was made of a large file, if it still is at its name."""
-        self._large.take_back(file)
 
     def close(self) -> None:
         self._target.close()
@@ -132,6 +133,20 @@ class Layer:
             notes.change(task.path)
         else:
             notes.lose(task.path, losses)
+
+    # --- large files, for the coordinator: see LargeLayer -----------------------------------------
+
+    def begin_large(self, entry: Entry) -> MadeFile | None:
+        """As :meth:`make_directory` does."""
+        notes = self._pulse.start()
+        self._pulse.entry()
+        return self._large.begin(entry, notes)
+
+    def seal_large(self, entry: Entry, new: MadeFile) -> None:
+        self._large.seal(entry, new, self._pulse.start())
+
+    def take_back(self, entry: Entry, new: MadeFile) -> None:
+        self._large.take_back(entry, new)
 
     # --- small files ------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's part in a large file that several workers copy at once, range by range.
 
-Nobody keeps it open between tasks: each opens it by name, and goes on only if it is the inode that
-it was; so a file that was swapped is neither read nor written to.
+The source is opened by its name for each task, which goes on only if it is the inode that it was.
+The target is the coordinator's, who holds it open: whatever others do to its name, what was begun
+is completed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from manila_backup.data.copy.errors import TargetFailed, copy_failed
 from manila_backup.data.copy.notes import Notes, Pulse
 from manila_backup.data.copy.source import SourceFiles, Swapped
 from manila_backup.data.copy.sysio import Files
-from manila_backup.data.copy.target import Held, Mounted, NewFile, Raced, Target
+from manila_backup.data.copy.target import Held, Target
 from manila_backup.data.copy.tasks import BeginFile, Begun, CopyRange, LargeFile, SealFile
 from manila_backup.data.copy.walk import GONE
 
@@ -78,31 +79,13 @@ class Ranges:
                 ranges = plan_ranges(
                     self._files, opened.fd, info.st_size, RANGE_BYTES, self._pulse.check
                 )
-            new = self._target.begin_file(path)
-            self._close(new, path)
         except _NOT_THERE:
             return None
-        except (TargetFailed, Raced, Mounted):
-            return None  # tried again in one go, and then named
         except OSError as error:
             if error.errno in GONE or error.errno == errno.ESTALE:
                 return None
             raise copy_failed(path, error) from error
-        file = LargeFile(
-            directory=directory,
-            name=name,
-            source=identity_of(info),
-            target=new.identity,
-            seen=_looks(info),
-        )
-        return Begun(file=file, ranges=ranges)
-
-    def _close(self, new: NewFile, path: bytes) -> None:
-        try:
-            self._files.close(new.fd)
-        except OSError:
-            self._target.take_back(path, new.identity)
-            raise
+        return Begun(source=identity_of(info), seen=_looks(info), ranges=ranges)
 
     def copy(self, task: CopyRange) -> CopiedPart | None:
         """See :class:`~.tasks.CopyRange`.
@@ -117,11 +100,11 @@ class Ranges:
             with self._source.opened(file.name, fd, EntryType.FILE) as opened:
                 if identity_of(opened.stat) != file.source:
                     return None
-                with self._target.begun_file(path, file.target) as target:
+                with self._target.begun_file(file.place, file.target) as target:
                     part = self._mover.copy_part(
                         opened.fd, target, task.start, task.end, hashing=self._hashing
                     )
-        except (*_NOT_THERE, Raced, Mounted):
+        except _NOT_THERE:
             part = None
         except TargetFailed as failed:
             raise copy_failed(path, failed.error) from failed
@@ -150,9 +133,11 @@ class Ranges:
                 if identity_of(info) != file.source or _looks(info) != file.seen:
                     return None
                 wanted = Attributes.of_stat(info, opened.xattrs)
-                with self._target.begun_file(path, file.target) as target:
+                with self._target.begun_file(file.place, file.target) as target:
                     held = self._target.seal(target, wanted, size=size)
-        except (*_NOT_THERE, Raced, Mounted):
+                if not self._target.is_at(path, file.target):
+                    return None
+        except _NOT_THERE:
             return None
         except TargetFailed as failed:
             raise copy_failed(path, failed.error) from failed

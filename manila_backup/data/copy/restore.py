@@ -24,7 +24,7 @@ from manila_backup.data.copy.crew import InlineCrew
 from manila_backup.data.copy.dirstack import WINDOW, Identity
 from manila_backup.data.copy.dispatch import Dispatch
 from manila_backup.data.copy.errors import copy_failed
-from manila_backup.data.copy.large_restore import LargeRestore, large_content
+from manila_backup.data.copy.large_restore import large_content, lay_in_parts
 from manila_backup.data.copy.layer import Layer
 from manila_backup.data.copy.links import GroupContents, LinkedName, TargetLinks
 from manila_backup.data.copy.node import Below
@@ -33,8 +33,8 @@ from manila_backup.data.copy.processes import ProcessCrew, is_parallel
 from manila_backup.data.copy.prune import Pruner, Wanted
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tally import Tally
+from manila_backup.data.copy.target import MadeFile
 from manila_backup.data.copy.tasks import (
-    BegunEntry,
     FinishDirectory,
     LayEntries,
     Link,
@@ -162,7 +162,7 @@ class _Restore:
         self._directories: Chain[_Open] = Chain()
         self._batch: list[_Coming] = []
         self._batch_bytes = 0
-        self._large: set[LargeRestore] = set()
+        self._large: dict[MadeFile, Entry] = {}
         self._waiting: dict[int, list[_Coming]] = {}
         self._to_link: list[tuple[Link, _Coming, LinkedName]] = []
 
@@ -199,12 +199,9 @@ class _Restore:
             self._desk.submit()
 
     def close(self) -> None:
-        for outcome in self._desk.close():
-            if isinstance(outcome.answer, BegunEntry):
-                self._layer.take_back(outcome.answer)
-        for large in self._large:
-            if large.file is not None:
-                self._layer.take_back(large.file)
+        self._desk.close()
+        for new, entry in self._large.items():
+            self._maker.take_back(entry, new)
         self._maker.close()
         self._layer.close()
         self._links.close()
@@ -237,8 +234,7 @@ class _Restore:
 
     def _make_directory(self, entry: Entry, parent: _Open | None) -> None:
         made = self._maker.make_directory(entry)
-        self._tally.take(self._pulse.notes)
-        self._tally.report()
+        self._take_notes()
         directory = _Open(parent, entry)
         if made is not None:
             directory.inode, directory.reused = made.identity, made.reused
@@ -290,17 +286,32 @@ class _Restore:
         if self._desk.is_inline:
             self._work()
             self._desk.spread(is_much=True)
+        entry = dataclasses.replace(coming.entry, content=None)
+        new = self._maker.begin_large(entry)
+        self._take_notes()
+        if new is None:
+            self._large_ended(coming, None)
+            return
+
+        def laid() -> None:
+            del self._large[new]
+            self._maker.seal_large(entry, new)
+            self._take_notes()
+            self._large_ended(coming, new.identity)
+
+        self._large[new] = entry
+        lay_in_parts(self._desk, entry, content, new, laid, width=self._width)
+
+    def _large_ended(self, coming: _Coming, made: Identity | None) -> None:
         entry = coming.entry
+        if entry.link_group is not None:
+            self._has_first(entry, entry.link_group, {entry.path: made})
+        self._ended(coming.directory)
 
-        def done(made: Identity | None) -> None:
-            self._large.discard(large)
-            if entry.link_group is not None:
-                self._has_first(entry, entry.link_group, {entry.path: made})
-            self._ended(coming.directory)
-
-        large = LargeRestore(self._desk, self._tally, entry, content, done, width=self._width)
-        self._large.add(large)
-        large.start()
+    def _take_notes(self) -> None:
+        """Of what the coordinator did itself."""
+        self._tally.take(self._pulse.notes)
+        self._tally.report()
 
     # --- hard links -------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from manila_backup.data.copy.dirstack import (
 )
 from manila_backup.data.copy.errors import target_errors
 from manila_backup.data.copy.remove import Remover
-from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_PATH, Files, itself
+from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_PATH, Files
 from manila_backup.data.copy.walk import GONE
 from manila_backup.exception import CopyFailed
 
@@ -80,9 +80,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class NewFile:
+class MadeFile:
     fd: int
     identity: Identity
+
+    @property
+    def place(self) -> bytes:
+        """Where other processes of the operation open it for as long as this one holds it, by
+        whatever name it goes by then, or by none."""
+        return b"/proc/%d/fd/%d" % (os.getpid(), self.fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Target:
         window: int = WINDOW,
     ) -> None:
         self._files = files
+        self._root_fd = root_fd
         self._plain = options.plain_target
         self._is_user = os.geteuid() != 0
         policy = Policy(plain=options.plain_target, is_root=os.geteuid() == 0)
@@ -193,7 +200,7 @@ class Target:
     # --- other entries ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def new_file(self, path: bytes) -> Iterator[NewFile]:
+    def new_file(self, path: bytes) -> Iterator[MadeFile]:
         """A new empty file, open for writing; whatever goes wrong in the block, it is removed.
 
         The block ends with :meth:`seal`.
@@ -205,7 +212,7 @@ class Target:
         try:
             with target_errors():
                 identity = identity_of(self._files.fstat(fd))
-            yield NewFile(fd, identity)
+            yield MadeFile(fd, identity)
             with target_errors():
                 # Close tells of writes that failed late (NFS): an error like any other.
                 closing.close()
@@ -215,52 +222,63 @@ class Target:
             raise
 
     @target_errors()
-    def begin_file(self, path: bytes) -> NewFile:
-        """A new empty file that others go on with; the fd is the caller's."""
+    def begin_file(self, path: bytes) -> MadeFile:
+        """A new empty file that others go on with: see :meth:`begun_file`. The fd is the caller's,
+        to be given to :meth:`end_file` or :meth:`take_back`."""
         fd = self._make(path, lambda name, dir_fd: self._files.open(name, CREATE_FILE, dir_fd))
         try:
-            return NewFile(fd, identity_of(self._files.fstat(fd)))
+            return MadeFile(fd, identity_of(self._files.fstat(fd)))
         except BaseException:
             self._files.close(fd)
             self._take_back(path, None)
             raise
 
     @contextlib.contextmanager
-    def begun_file(self, path: bytes, inode: Identity) -> Iterator[int]:
-        """What :meth:`begin_file` made, open for writing. Nothing else is ever opened.
+    def begun_file(self, place: bytes, inode: Identity) -> Iterator[int]:
+        """What :meth:`begin_file` made, open for writing, in whatever process; ``place`` is its
+        :attr:`MadeFile.place`.
 
-        :raises Raced: something else is there now.
+        :raises Raced: who held it has ended.
         """
         with target_errors():
-            fd = self._open_begun(path, inode)
+            fd = self._files.open(place, os.O_WRONLY | os.O_CLOEXEC, self._root_fd)
         closing = _Closing(self._files, fd)
         try:
+            with target_errors():
+                if identity_of(self._files.fstat(fd)) != inode:
+                    raise Raced
             yield fd
             with target_errors():
                 closing.close()
         finally:
             closing.close_quietly()
 
-    def _open_begun(self, path: bytes, inode: Identity) -> int:
-        name, parent_fd = path.rpartition(b"/")[2], self._parent(path)
+    @target_errors()
+    def end_file(self, path: bytes, new: MadeFile) -> None:
+        """It is complete: close it. What NFS tells only now goes for all that was written to it:
+        then it is removed."""
         try:
-            path_fd = self._files.open(name, OPEN_PATH, parent_fd)
-            try:
-                if identity_of(self._files.fstat(path_fd)) != inode:
-                    raise Raced
-                # Through the magic link it is this inode, whatever the name means by now.
-                return self._files.open(itself(path_fd), os.O_WRONLY | os.O_CLOEXEC, path_fd)
-            finally:
-                with contextlib.suppress(OSError):
-                    self._files.close(path_fd)
-        except OSError as error:
-            if error.errno in GONE:
-                raise Raced(error) from error
+            self._files.close(new.fd)
+        except OSError:
+            self._take_back(path, new.identity)
             raise
 
-    def take_back(self, path: bytes, inode: Identity) -> None:
-        """Remove what :meth:`begin_file` made, if it still is there; never raises OSError."""
-        self._take_back(path, inode)
+    def take_back(self, path: bytes, new: MadeFile) -> None:
+        """Close what :meth:`begin_file` made and remove it, if it still is there; never raises
+        OSError."""
+        with contextlib.suppress(OSError):
+            self._files.close(new.fd)
+        self._take_back(path, new.identity)
+
+    @target_errors()
+    def is_at(self, path: bytes, inode: Identity) -> bool:
+        """Whether others have left it at its name."""
+        try:
+            return identity_of(self._files.lstat(path.rpartition(b"/")[2], self._parent(path))) == (
+                inode
+            )
+        except (FileNotFoundError, Raced, Mounted):
+            return False
 
     def _take_back(self, path: bytes, identity: Identity | None) -> None:
         # The first error is on its way; this one must not hide it.

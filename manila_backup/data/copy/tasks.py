@@ -61,19 +61,21 @@ class CopyNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargeFile:
-    """A large file whose content comes in ranges: what both ends must still be. ``seen`` is what
-    the source looked like when it was begun: size, mtime_ns, ctime_ns."""
+    """A large file whose content comes in ranges: what the source must still be, and what was made
+    in the target, which the coordinator holds open at ``place``. ``seen`` is what the source looked
+    like when it was begun: size, mtime_ns, ctime_ns."""
 
     directory: Directory
     name: bytes
     source: Identity
-    target: Identity
     seen: tuple[int, int, int]
+    target: Identity
+    place: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginFile:
-    """Make a large file in the target; answers :class:`Begun`, or None if it has to be copied in
+    """Look at a large file of the source; answers :class:`Begun`, or None if it has to be copied in
     one go, be it to find out what it is by now."""
 
     directory: Directory
@@ -83,7 +85,7 @@ class BeginFile:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyRange:
     """Copy the content between two offsets; answers :class:`~.content.CopiedPart`, or None if the
-    source or the target is not what it was."""
+    source is not what it was."""
 
     file: LargeFile
     start: int
@@ -93,14 +95,7 @@ class CopyRange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealFile:
     """All ranges are there: give the file its size and attributes; answers its entry without
-    content, or None if the source is not what it was."""
-
-    file: LargeFile
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiscardFile:
-    """Remove what was made of a large file, if it still is at its name."""
+    content, or None if the source is not what it was, or the file not at its name any more."""
 
     file: LargeFile
 
@@ -143,49 +138,18 @@ class LayEntries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BegunEntry:
-    """A file that is restored in parts: its entry, without content, and the inode made for it."""
+class LayPieces:
+    """Restore some pieces of a file, in order. ``entry`` is without its content; ``made`` is what
+    the coordinator made for it, and holds open at ``place``."""
 
     entry: Entry
     made: Identity
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeginEntry:
-    """Make the file of an entry, whose content comes in parts and is not in it; answers
-    :class:`BegunEntry`, or :class:`Prevented`."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayPieces:
-    """Restore some pieces of a file, in order; answers None, or :class:`Prevented`."""
-
-    file: BegunEntry
+    place: bytes
     pieces: list[Piece]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SealEntry:
-    """All pieces are there: give the file its size and attributes; answers as :class:`LayPieces`
-    does."""
-
-    file: BegunEntry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiscardEntry:
-    """Remove what was made of a file, if it still is at its name."""
-
-    file: BegunEntry
-
-
-CopyInParts = BeginFile | CopyRange | SealFile | DiscardFile
-LayInParts = BeginEntry | LayPieces | SealEntry | DiscardEntry
-Task = (
-    CopyDirectory | CopyNames | CopyInParts | MakeLinks | FinishDirectory | LayEntries | LayInParts
-)
+LargeTask = BeginFile | CopyRange | SealFile
+Task = CopyDirectory | CopyNames | LargeTask | MakeLinks | FinishDirectory | LayEntries | LayPieces
 
 
 DIRECTORY_WEIGHT = 16
@@ -234,9 +198,10 @@ class Large:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """``ranges`` to copy; holes as large as a range are in none."""
+    """A large file as it was seen; ``ranges`` to copy: holes as large as a range are in none."""
 
-    file: LargeFile
+    source: Identity
+    seen: tuple[int, int, int]
     ranges: list[tuple[int, int]]
 
 
@@ -279,16 +244,6 @@ class NotEntered(IntEnum):
 
     OTHER_TYPE = 1
     """It is something else now."""
-
-
-class Prevented(IntEnum):
-    """Why there is not what was to be restored at a path of the target."""
-
-    CHANGED = 0
-    """Somebody else changed it meanwhile."""
-
-    COVERED = 1
-    """Another mount covers it."""
 
 
 class LinkMade(IntEnum):

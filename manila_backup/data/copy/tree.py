@@ -31,7 +31,6 @@ from manila_backup.data.copy.sysio import SYSTEM, Files, Kind
 from manila_backup.data.copy.tally import Tally
 from manila_backup.data.copy.tasks import (
     DIRECTORY_WEIGHT,
-    Begun,
     CopyDirectory,
     CopyNames,
     Entered,
@@ -168,12 +167,9 @@ class _TreeCopy:
     def close(self) -> None:
         for names in self._listing:
             names.close()
-        for outcome in self._desk.close():
-            if isinstance(outcome.answer, Begun):
-                self._copier.take_back(outcome.answer.file)
+        self._desk.close()
         for large in self._large:
-            if large.file is not None:
-                self._copier.take_back(large.file)
+            large.close()
         self._copier.close()
         self._links.close()
 
@@ -309,9 +305,17 @@ class _TreeCopy:
             task = CopyNames(directory=directory, names=[(name, Kind.FILE)], large=True)
             self._desk.add(task, partial(self._settled, node, slot, name))
 
-        large = LargeCopy(self._desk, self._tally, done, width=_RANGES * self._processes)
+        large = LargeCopy(
+            self._desk,
+            self._tally,
+            self._copier,
+            done,
+            directory=directory,
+            name=name,
+            width=_RANGES * self._processes,
+        )
         self._large.add(large)
-        self._later.add(node, name, partial(large.start, directory, name))
+        self._later.add(node, name, large.start)
 
     def _look_again(self, child: Node) -> None:
         """It was a directory, and is something else now."""

@@ -21,14 +21,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from manila_backup.data.catalog.entry import Entry
 from manila_backup.data.catalog.reader import CatalogReader
 from manila_backup.data.catalog.writer import CatalogWriter
+from manila_backup.data.copy import copier, large_restore
 from manila_backup.data.copy.base import CopyOptions, CopyResult
 from manila_backup.data.copy.errors import ContentDamaged
+from manila_backup.data.copy.in_parts import InParts
 from manila_backup.data.copy.measure import measure_tree
 from manila_backup.data.copy.remove import remove_tree
 from manila_backup.data.copy.restore import restore_tree
@@ -190,7 +193,8 @@ class Sabotaged(Files):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """``kind``: see :class:`Loop`; it goes on for ``seconds``, and until something was refused."""
+    """``kind``: see :class:`Loop`; it goes on for ``seconds``, and until something was refused.
+    ``in_parts``: as large files are, whatever their size."""
 
     kind: str
     seconds: float
@@ -198,6 +202,7 @@ class Work:
     threads: int = 1
     native: bool = True
     sabotaged: bool = False
+    in_parts: bool = False
 
     def __str__(self) -> str:
         way = "native" if self.native else "python"
@@ -426,8 +431,23 @@ def clear(root: Path) -> None:
 
 def main(work: Work, top: Path) -> None:
     loop = Loop(work, Place.make(top, work.tree, calm=work.calm))
+    if work.in_parts:
+        take_all_for_large(loop.counts)
     loop.run()
     json.dump([loop.leaks, loop.counts], sys.stdout)
+
+
+def take_all_for_large(counts: Counter[str]) -> None:
+    """In this process and those that it forks; ``counts`` says of how many that was so."""
+    copier.LARGE_BYTES = large_restore.LARGE_BYTES = 1
+    real = InParts.start
+
+    def start(self: InParts[Any]) -> None:
+        counts["in parts"] += 1
+        real(self)
+
+    patched: Any = InParts
+    patched.start = start
 
 
 # --- the tests ------------------------------------------------------------------------------------
@@ -447,13 +467,14 @@ def run_work(work: Work, top: Path) -> tuple[list[str], Counter[str]]:
     return found, Counter(counts)
 
 
-def assert_safe(work: Work, top: Path) -> None:
+def assert_safe(work: Work, top: Path) -> Counter[str]:
     found, counts = run_work(work, top)
     assert found == []
     assert counts["refused"] > 0, counts
     assert counts["swaps"] > 100, counts
     assert counts["runs"] >= 3, counts
     assert counts["processes"] == (work.processes if work.processes > 1 else 0), counts
+    return counts
 
 
 KINDS = ("backup", "copy", "restore", "exact", "remove", "data")
@@ -467,6 +488,12 @@ def test_nothing_outside_is_read_or_touched(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["backup", "restore"])
 def test_nor_by_several_processes(kind: str, tmp_path: Path) -> None:
     assert_safe(Work(kind=kind, seconds=3, processes=2, threads=4), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["backup", "restore", "data"])
+def test_nor_while_files_are_in_parts(kind: str, tmp_path: Path) -> None:
+    work = Work(kind=kind, seconds=3, processes=2, threads=4, in_parts=True)
+    assert assert_safe(work, tmp_path)["in parts"] > 10
 
 
 @pytest.mark.full
