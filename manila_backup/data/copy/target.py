@@ -229,7 +229,8 @@ class Target:
         try:
             return MadeFile(fd, identity_of(self._files.fstat(fd)))
         except BaseException:
-            self._files.close(fd)
+            with contextlib.suppress(OSError):
+                self._files.close(fd)
             self._take_back(path, None)
             raise
 
