@@ -460,7 +460,7 @@ ALL = [
     *(Case(work=work, side=side, error=errno.EDQUOT) for work, side in WORKS if side == "target"),
     *(Case(work=work, side=side, native=False) for work, side in WORKS),
     *(Case(work=work, side=side, how=How.LATE.name) for work, side in WORKS),
-    *(in_parallel(Case(work=work, side=side), 397) for work, side in WORKS),
+    *(in_parallel(Case(work=work, side=side), 797) for work, side in WORKS),
 ]
 
 

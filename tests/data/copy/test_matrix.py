@@ -293,6 +293,6 @@ def test_a_larger_forest(
     disks: FileSystems, user: Engine, source: Kind, target: Kind, delete: bool
 ) -> None:
     way = Way(source=source, target=target, back=source, engine=Here())
-    through_the_woods(disks, way, 4000, delete=delete)
+    through_the_woods(disks, way, 2400, delete=delete)
     way = Way(source=source, target=target, back=source, engine=user, owner=USER)
-    through_the_woods(disks, way, 1000, delete=delete)
+    through_the_woods(disks, way, 600, delete=delete)

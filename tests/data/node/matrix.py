@@ -135,8 +135,7 @@ def cells() -> list[Cell]:
 
 def chosen(seed: int) -> tuple[list[Cell], list[Cell]]:
     """First so many that each step meets each fault that can happen there, and each fault each
-    successor; then those with which each step meets each successor, too. As many of these as fit
-    into a full run are run there: another seed, others.
+    successor; then those with which each step meets each successor, too, which are run by hand.
     """
     left = cells()
     random.Random(seed).shuffle(left)

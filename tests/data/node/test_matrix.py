@@ -32,11 +32,9 @@ def parameters() -> list[Any]:
     some, more = chosen(int(os.environ[MATRIX_SEED]))
     if os.environ.get(ALL):
         some, more = cells(), []
-    fit = len(more) // 2
     return [
         *(pytest.param(cell, id=str(cell)) for cell in some),
-        *(pytest.param(cell, id=str(cell), marks=pytest.mark.full) for cell in more[:fit]),
-        *(pytest.param(cell, id=str(cell), marks=pytest.mark.by_hand) for cell in more[fit:]),
+        *(pytest.param(cell, id=str(cell), marks=pytest.mark.by_hand) for cell in more),
     ]
 
 
