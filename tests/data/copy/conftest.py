@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from manila_backup.data.copy.restore import restore_tree
 from manila_backup.data.copy.sysio import SYSTEM, Files
 from manila_backup.data.copy.tree import copy_tree
 from manila_backup.types import Counters
+from tests.data.copy.file_systems import TMPFS, FileSystems
 
 
 def no_progress(_: Counters) -> None:
@@ -92,6 +94,7 @@ class Run:
         self,
         *,
         delete: bool = True,
+        processes: int = 1,
         files: Files = SYSTEM,
         cancelled: Callable[[], bool] = not_cancelled,
         progress: Callable[[Counters], None] = no_progress,
@@ -102,7 +105,7 @@ class Run:
                 self.entries,
                 data,
                 target,
-                CopyOptions(delete=delete),
+                CopyOptions(delete=delete, processes=processes),
                 progress=progress,
                 cancelled=cancelled,
                 files=files,
@@ -121,6 +124,21 @@ class Opened:
 
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
+
+
+@pytest.fixture(scope="module")
+def disks() -> Iterator[FileSystems]:
+    """Of each kind, made when it is asked for."""
+    with FileSystems() as found:
+        yield found
+
+
+@pytest.fixture
+def in_memory(disks: FileSystems) -> Iterator[Path]:
+    """A directory."""
+    path = disks.new(TMPFS)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

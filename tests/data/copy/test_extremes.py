@@ -31,12 +31,6 @@ EXACT = CopyOptions(delete=True, processes=2, threads=4)
 STORE = CopyOptions(plain_target=True, processes=2, threads=4)
 
 
-@pytest.fixture(scope="module")
-def disks() -> Iterator[FileSystems]:
-    with FileSystems() as found:
-        yield found
-
-
 @pytest.fixture
 def trip(disks: FileSystems) -> Iterator[Trip]:
     found = Trip(disks)

@@ -10,7 +10,7 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from manila_backup.data.copy.notes import Pulse
 from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_FILE, SYSTEM, Files
 from manila_backup.exception import Cancelled, CopyFailed
 from tests.data.copy.conftest import Run, not_cancelled
-from tests.data.copy.file_systems import TMPFS, FileSystems
 from tests.data.copy.large_files import (
     BIG,
     IN_TARGET,
@@ -64,18 +63,10 @@ OPTIONS = CopyOptions(plain_target=True, processes=2)
 Parallel = Callable[..., Files]
 
 
-@pytest.fixture(scope="module")
-def disks() -> Iterator[FileSystems]:
-    with FileSystems() as made:
-        yield made
-
-
 @pytest.fixture
-def tmp_path(disks: FileSystems) -> Iterator[Path]:
+def tmp_path(in_memory: Path) -> Path:
     """In memory: sparse files are read and compared quickly."""
-    path = disks.new(TMPFS)
-    yield path
-    shutil.rmtree(path)
+    return in_memory
 
 
 @pytest.fixture(autouse=True)

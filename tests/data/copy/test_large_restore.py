@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,15 @@ from typing import Any
 import pytest
 
 from manila_backup.data.copy import large_restore, restore
-from manila_backup.data.copy.base import CopyOptions, CopyResult
+from manila_backup.data.copy.base import CopyResult
 from manila_backup.data.copy.child import Setup
 from manila_backup.data.copy.crew import InlineCrew
 from manila_backup.data.copy.errors import ContentDamaged, copy_failed
 from manila_backup.data.copy.layer import Layer
 from manila_backup.data.copy.notes import Pulse
-from manila_backup.data.copy.restore import restore_tree
-from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_FILE, SYSTEM, Files
+from manila_backup.data.copy.sysio import CREATE_FILE, OPEN_FILE, Files
 from manila_backup.exception import Cancelled, CopyFailed
-from tests.data.copy.conftest import Opened, Run, no_progress, not_cancelled
-from tests.data.copy.file_systems import TMPFS, FileSystems
+from tests.data.copy.conftest import Run, not_cancelled
 from tests.data.copy.large_files import (
     BIG,
     IN_TARGET,
@@ -59,18 +57,10 @@ OPENINGS = 2 + PARTS
 Parallel = Callable[..., Files]
 
 
-@pytest.fixture(scope="module")
-def disks() -> Iterator[FileSystems]:
-    with FileSystems() as made:
-        yield made
-
-
 @pytest.fixture
-def tmp_path(disks: FileSystems) -> Iterator[Path]:
+def tmp_path(in_memory: Path) -> Path:
     """In memory: sparse files are read and compared quickly."""
-    path = disks.new(TMPFS)
-    yield path
-    shutil.rmtree(path)
+    return in_memory
 
 
 @pytest.fixture(autouse=True)
@@ -106,23 +96,8 @@ def parallel(monkeypatch: pytest.MonkeyPatch) -> Parallel:
     return prepare
 
 
-def in_parts(
-    run: Run,
-    *,
-    files: Files = SYSTEM,
-    delete: bool = True,
-    cancelled: Callable[[], bool] = not_cancelled,
-) -> CopyResult:
-    with Opened(run.data) as data, Opened(run.target) as target:
-        return restore_tree(
-            run.entries,
-            data,
-            target,
-            CopyOptions(delete=delete, processes=2),
-            progress=no_progress,
-            cancelled=cancelled,
-            files=files,
-        )
+def in_parts(run: Run, **more: Any) -> CopyResult:
+    return run.restore(processes=2, **more)
 
 
 class Openings(Watched):

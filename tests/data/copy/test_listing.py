@@ -35,12 +35,6 @@ class InTheMiddle(Files):
         yield from listed
 
 
-@pytest.fixture(scope="module")
-def disks() -> Iterator[FileSystems]:
-    with FileSystems() as found:
-        yield found
-
-
 def replace_last(directory: Path) -> None:
     (directory / "new").touch()
     (directory / "new").rename(directory / NAMES[-1])

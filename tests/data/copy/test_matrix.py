@@ -52,12 +52,6 @@ PARALLEL = [(1, 1), (2, 4)]
 
 
 @pytest.fixture(scope="module")
-def disks() -> Iterator[FileSystems]:
-    with FileSystems() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def user() -> Iterator[Engine]:
     with OrdinaryUser() as found:
         yield found

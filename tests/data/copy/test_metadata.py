@@ -46,12 +46,6 @@ EXACT = CopyOptions(delete=True)
 
 
 @pytest.fixture(scope="module")
-def disks() -> Iterator[FileSystems]:
-    with FileSystems() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def user() -> Iterator[Engine]:
     with OrdinaryUser() as found:
         yield found

@@ -44,7 +44,7 @@ from manila_backup.data.copy.sysio import Kind as FileKind
 from manila_backup.exception import Cancelled, CopyFailed, WorkerDied
 from manila_backup.types import Counters
 from tests.data.copy.conftest import Opened, Run, no_progress, not_cancelled
-from tests.data.copy.file_systems import TMPFS, FileSystems, Kind
+from tests.data.copy.file_systems import FileSystems, Kind
 from tests.support.as_user import NOBODY, as_user
 from tests.support.children import children
 from tests.support.syscalls import Watched, open_fds
@@ -56,18 +56,10 @@ REPOSITORY = Path(__file__).parents[3]
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def disks() -> Iterator[FileSystems]:
-    with FileSystems() as made:
-        yield made
-
-
 @pytest.fixture
-def tmp_path(disks: FileSystems) -> Iterator[Path]:
+def tmp_path(in_memory: Path) -> Path:
     """In memory: to make and remove so many files costs a disk's file system more than the copy."""
-    path = disks.new(TMPFS)
-    yield path
-    shutil.rmtree(path)
+    return in_memory
 
 
 @pytest.fixture(autouse=True)

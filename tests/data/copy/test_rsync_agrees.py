@@ -25,12 +25,6 @@ from tests.support.trees import Node, acl, build, trees
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def disks() -> Iterator[FileSystems]:
-    with FileSystems() as found:
-        yield found
-
-
 def disagreement(source: Path, target: Path) -> list[str]:
     """Times compared to the nanosecond (a modify window of -1), and without XFS's second view of
     ACLs, which rsync takes for attributes of their own."""
